@@ -1,0 +1,63 @@
+# Everything runs from .venv, which is made when it is needed; nothing has to be activated.
+#   make demo [FID_WEIGHTS=file]   the pipeline from raw scans to a registered model, on phantoms
+#   make test | test-all           the tests | also those that take minutes
+#   make lint                      style, types, Dockerfile
+#   make lock                      requirements.lock anew, from a clean environment
+#   make screenshots               pictures of `mlflow ui` and the report
+#   make clean                     what can be made again: the environment, caches (never data, models or runs)
+PYTHON ?= python3
+WORKERS ?= 2
+ENV := .venv
+BIN := $(CURDIR)/$(ENV)/bin
+STAMP := $(ENV)/.installed
+export PATH := $(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+
+# The versions that `make lock` starts from. torch stands in one command with what depends on it: a later, unpinned
+# install may replace it by another build.
+TORCH := torch==2.13.0 torchvision==0.28.0
+
+.PHONY: env demo test test-all lint lock clean screenshots
+
+env: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python %d.%d found, 3.11 or newer expected: make PYTHON=python3.11" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	test -x $(ENV)/bin/python || $(PYTHON) -m venv $(ENV)
+	$(ENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(ENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: $(STAMP)
+	$(if $(FID_WEIGHTS),cp -- "$(FID_WEIGHTS)" weights/fid_inception.pth)
+	mkdir -p .equisynth && touch .equisynth/demo-started
+	dvc repro
+	dvc metrics show
+	@python scripts/timings.py --since .equisynth/demo-started
+
+test: $(STAMP)
+	python -m pytest -n $(WORKERS) --dist loadfile
+
+test-all: $(STAMP)
+	python -m pytest -n $(WORKERS) --dist loadfile -m "slow or not slow"
+
+lint: $(STAMP)
+	ruff check .
+	ruff format --check .
+	mypy
+	hadolint Dockerfile
+
+lock:
+	rm -rf build/lock
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH) ".[pipeline,dev]"
+	build/lock/bin/python scripts/lock.py > requirements.lock
+	rm -rf build/lock
+
+screenshots: $(STAMP)
+	python scripts/screenshots.py
+
+clean:
+	rm -rf $(ENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	find src tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +

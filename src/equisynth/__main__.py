@@ -1,0 +1,5 @@
+"""``python -m equisynth``."""
+
+from equisynth.cli import main
+
+main()

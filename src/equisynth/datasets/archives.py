@@ -1,0 +1,180 @@
+"""Reads tar and zip archives, and folders, without trusting them.
+
+Members are read one by one; nothing is unpacked that is not asked for. An archive that tries to reach outside of itself
+(absolute names, ``..``, links, devices) is refused as a whole.
+"""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, Protocol
+
+from equisynth.errors import UserError
+from equisynth.files import atomic_path
+
+MEMBER_LIMIT = 1 << 36
+"""Largest member in bytes (64 GiB): beyond any slide or volume."""
+
+
+class Archive(Protocol):
+    """Names and contents of regular files."""
+
+    path: Path
+
+    def names(self) -> list[str]:
+        """Sorted names, '/' between folders."""
+        ...
+
+    def stream(self, name: str) -> IO[bytes]:
+        """A member's bytes, to be closed by the caller."""
+        ...
+
+
+@contextmanager
+def open_archive(path: Path | str) -> Iterator[Archive]:
+    """Opens a ``.tar`` (also compressed), a ``.zip`` or a folder.
+
+    Raises:
+        UserError: not found, no such archive, damaged, or unsafe; the message names the file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        yield _Folder(path)
+        return
+    if not path.is_file():
+        raise UserError(f"{path}: not found; expected a tar or zip archive or a folder")
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as opened:
+                yield _Zip(path, opened)
+        else:
+            with tarfile.open(path, "r:*") as tar:
+                yield _Tar(path, tar)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path}: damaged, or neither tar nor zip ({error}); download it again") from None
+
+
+def read_member(archive: Archive, name: str, limit: int = MEMBER_LIMIT) -> bytes:
+    """A member's bytes.
+
+    Raises:
+        UserError: no such member, or more than ``limit`` bytes.
+    """
+    content = bytearray()
+    with archive.stream(name) as stream:
+        for block in _blocks(archive, name, stream, limit):
+            content += block
+    return bytes(content)
+
+
+def extract_member(archive: Archive, name: str, target: Path | str, limit: int = MEMBER_LIMIT) -> None:
+    """Copies one member to ``target`` (the caller's choice, never the archive's), whole or not at all."""
+    with archive.stream(name) as stream, atomic_path(target) as temporary, open(temporary, "wb") as file:
+        for block in _blocks(archive, name, stream, limit):
+            file.write(block)
+
+
+def extract_all(archive: Archive, names: list[str], folder: Path | str, limit: int = MEMBER_LIMIT) -> list[Path]:
+    """Copies members below ``folder`` under their own (checked) names; removes what it wrote if one fails."""
+    folder, targets = Path(folder), []
+    existed = folder.exists()
+    try:
+        for name in names:
+            targets.append(folder / checked_name(archive.path, name))
+            extract_member(archive, name, targets[-1], limit)
+    except BaseException:
+        for target in targets:
+            target.unlink(missing_ok=True)
+        if not existed:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return targets
+
+
+def checked_name(path: Path, name: str) -> PurePosixPath:
+    """A member's name as a path that stays inside the folder it is joined to.
+
+    Raises:
+        UserError: it is absolute, holds ``..`` or a drive, or is empty.
+    """
+    member = PurePosixPath(name.replace("\\", "/"))
+    if not member.parts or member.is_absolute() or ".." in member.parts or ":" in member.parts[0] or "\0" in name:
+        raise UserError(f"{path}: member {name!r} points outside of the archive; the file is unsafe, do not use it")
+    return member
+
+
+def _blocks(archive: Archive, name: str, stream: IO[bytes], limit: int) -> Iterator[bytes]:
+    total = 0
+    while block := stream.read(1 << 20):  # what a header says of the size is not trusted
+        total += len(block)
+        if total > limit:
+            raise UserError(f"{archive.path}: member {name} is larger than {limit} bytes; is this the right archive?")
+        yield block
+
+
+class _Tar:
+    def __init__(self, path: Path, tar: tarfile.TarFile) -> None:
+        self.path, self._tar, self._members = path, tar, {}
+        for member in tar:
+            if member.isdir():
+                continue
+            name = str(checked_name(path, member.name))
+            if not member.isreg():
+                kind = "a link" if member.islnk() or member.issym() else "a device"
+                raise UserError(f"{path}: member {name} is {kind}; the file is unsafe, do not use it")
+            self._members[name] = member
+
+    def names(self) -> list[str]:
+        return sorted(self._members)
+
+    def stream(self, name: str) -> IO[bytes]:
+        if name not in self._members:
+            raise UserError(f"{self.path}: has no member {name}; is this the right archive?")
+        stream = self._tar.extractfile(self._members[name])
+        assert stream is not None  # only regular files are kept
+        return stream
+
+
+class _Zip:
+    def __init__(self, path: Path, opened: zipfile.ZipFile) -> None:
+        self.path, self._zip, self._members = path, opened, {}
+        for member in opened.infolist():
+            if member.is_dir():
+                continue
+            name = str(checked_name(path, member.filename))
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG):
+                raise UserError(f"{path}: member {name} is a link or a device; the file is unsafe, do not use it")
+            self._members[name] = member
+
+    def names(self) -> list[str]:
+        return sorted(self._members)
+
+    def stream(self, name: str) -> IO[bytes]:
+        if name not in self._members:
+            raise UserError(f"{self.path}: has no member {name}; is this the right archive?")
+        return self._zip.open(self._members[name])
+
+
+class _Folder:
+    """The user's own folder: links are followed, since the user made them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def names(self) -> list[str]:
+        return sorted(p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file())
+
+    def stream(self, name: str) -> IO[bytes]:
+        path = self.path / checked_name(self.path, name)
+        if not path.is_file():
+            raise UserError(f"{path}: not found; is this the right folder?")
+        return open(path, "rb")

@@ -1,0 +1,355 @@
+"""IXI: brain MRI T2 -> PD. From the public archives (or phantoms in their layout) to one prepared case.
+
+`prepare_case` is arrays in, arrays out and follows the spec (datasets: "ixi: preparation of one case") step by step;
+`IxiArchives` reads scans; `prepare_input` repeats for a single raw scan what training did to its inputs.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+
+from equisynth.config import NonNegative, Positive, Strict
+from equisynth.datasets.archives import Archive, open_archive, read_member
+from equisynth.datasets.randomness import named_random_state
+from equisynth.datasets.splits import Splits
+from equisynth.errors import UserError
+from equisynth.geometry.random_deformations import noise_deformation
+from equisynth.geometry.warping import warp
+from equisynth.preprocessing import intensity, morphology, resampling
+from equisynth.preprocessing.body_mask import body_mask
+from equisynth.preprocessing.brain_mask import brain_mask, robex_brain_mask
+
+MODALITIES = ("T1", "T2", "PD")
+MEMBER_LIMIT = 1 << 31  # bytes; an IXI scan is about 20 MB
+
+FloatArray = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.uint8]
+Range = tuple[float, float]
+Vector = tuple[float, float, float]
+Whole = Annotated[int, Field(ge=0)]
+
+
+class Deformation(Strict):
+    """The simulated misalignment of the label (spec: datasets, ixi step 5). Defaults: as published."""
+
+    velocity_mean_mm: Vector = (10.0, 10.0, -10.0)
+    velocity_std_mm: NonNegative = 200.0  # of the white noise, before smoothing
+    smoothing_mm: Positive = 10.0
+    rotation_degrees: Range = (2.0, 10.0)
+    translation_mm: Range = (2.0, 10.0)
+
+
+class IxiPreparation(Strict):
+    """``datasets.ixi.preparation``. Defaults: as published; null ``splits``: those that come with the raw data."""
+
+    seed: Whole = 0
+    deformation: Deformation = Deformation()
+    body_mask_closing: Whole = 8  # radius in voxels
+    evaluation_dilation: Whole = 5  # radius in voxels
+    bias_correction: bool = False
+    robex_path: str | None = None
+    splits: Splits | None = None
+
+
+class CaseSkipped(Exception):
+    """This case cannot be prepared; the message says why. Others can."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Values (*S) and the affine (4, 4) from voxel index to mm."""
+
+    values: FloatArray
+    affine: npt.NDArray[np.float64]
+
+    @property
+    def voxel_size(self) -> tuple[float, ...]:
+        return resampling.voxel_size(self.affine)
+
+
+# --- raw archives
+
+
+class IxiArchives:
+    """The three archives (or folders), opened together; use as a context manager.
+
+    Raises:
+        UserError: one is absent, damaged, unsafe, or holds no scan of its modality.
+    """
+
+    def __init__(self, paths: Mapping[str, Path]) -> None:
+        self._paths, self._stack = dict(paths), ExitStack()
+        self._archives: dict[str, Archive] = {}
+        self._members: dict[str, dict[str, str]] = {}
+
+    def __enter__(self) -> IxiArchives:
+        with ExitStack() as stack:
+            for modality in MODALITIES:
+                archive = stack.enter_context(open_archive(self._paths[modality]))
+                pattern = re.compile(rf"(?:.*/)?([A-Za-z0-9][A-Za-z0-9._-]*)-{modality}\.nii(?:\.gz)?")
+                found = {m[1]: m[0] for m in map(pattern.fullmatch, archive.names()) if m}
+                if not found:
+                    raise UserError(
+                        f"{archive.path}: holds no scan named IXI<id>-<site>-<number>-{modality}.nii.gz "
+                        f"({len(archive.names())} other files); is this the right archive?"
+                    )
+                self._archives[modality], self._members[modality] = archive, found
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def cases(self) -> list[str]:
+        """Sorted names (``IXI<id>-<site>-<number>``) of the cases that have all three scans."""
+        first, *rest = (set(self._members[modality]) for modality in MODALITIES)
+        return sorted(first.intersection(*rest))
+
+    def incomplete_cases(self) -> list[str]:
+        """Sorted names of the cases that lack a scan."""
+        return sorted({case for members in self._members.values() for case in members} - set(self.cases()))
+
+    def full_name(self, case: str) -> str:
+        """The full name of a case given as such or by its id alone (``IXI002``)."""
+        known = {name for members in self._members.values() for name in members}
+        matches = [name for name in known if name.split("-")[0] == case] if case not in known else [case]
+        return matches[0] if len(matches) == 1 else case
+
+    def read(self, case: str) -> dict[str, Scan]:
+        """The scans of a case by modality.
+
+        Raises:
+            CaseSkipped: one is missing or cannot be read.
+        """
+        missing = [modality for modality in MODALITIES if case not in self._members[modality]]
+        if missing:
+            raise CaseSkipped(f"no {' and no '.join(missing)} scan in the archives")
+        return {m: _read_scan(self._archives[m], self._members[m][case]) for m in MODALITIES}
+
+
+def _read_scan(archive: Archive, name: str) -> Scan:
+    import nibabel
+
+    content = read_member(archive, name, MEMBER_LIMIT)
+    try:
+        if name.endswith(".gz"):
+            unpacker = zlib.decompressobj(wbits=31)
+            content = unpacker.decompress(content, MEMBER_LIMIT)
+            if not unpacker.eof:
+                raise CaseSkipped(f"{name}: is truncated or larger than {MEMBER_LIMIT} bytes")
+        image = nibabel.Nifti1Image.from_bytes(content)
+        values = image.get_fdata(dtype=np.float32)
+    except CaseSkipped:
+        raise
+    except Exception as error:  # damaged headers raise many kinds
+        raise CaseSkipped(f"{name}: cannot be read ({error})") from None
+    values = values.reshape(values.shape[:3], order="A") if np.prod(values.shape[3:], dtype=int) == 1 else values
+    if values.ndim != 3 or min(values.shape) < 2:
+        raise CaseSkipped(f"{name}: shape {values.shape}, expected three axes")
+    if not np.isfinite(values).all():
+        raise CaseSkipped(f"{name}: holds values that are not finite")
+    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-6:
+        raise CaseSkipped(f"{name}: its affine is singular")
+    return Scan(np.ascontiguousarray(values), np.asarray(image.affine, dtype=np.float64))
+
+
+# --- one case
+
+
+def prepare_case(
+    scans: Mapping[str, Scan], case: str, preparation: IxiPreparation, voxel_size: Vector
+) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+    """All arrays of one prepared case, and facts about it.
+
+    Args:
+        scans: T1, T2, PD.
+        case: its name; with ``preparation.seed`` it fixes the random deformation.
+        preparation: what to do.
+        voxel_size: of the prepared images in mm.
+
+    Returns:
+        Role -> array: ``input``, ``label``, ``label_aligned`` (*S) float32, ``label_mask``, ``evaluation_mask`` (*S)
+        uint8, ``deformation``, ``inverse_deformation`` (3, *S) float32 in voxels, with
+        ``label(p) = label_aligned(p + deformation(p))`` inside ``label_mask``;
+        and JSON-like facts: ``body_quantiles`` of the input, ``mean_displacement`` in voxels (evaluation mask),
+        ``valid_ratio`` of the label.
+
+    Raises:
+        CaseSkipped: the geometry of T2 and PD differs, or no brain or white matter is found.
+    """
+    t1, t2, pd = (scans[modality] for modality in MODALITIES)
+    _check_shared_grid(t2, pd)
+    own = resampling.agreed_voxel_size(t2.voxel_size, voxel_size)
+    try:
+        brain, t1_values = _t1_on_grid(t1, t2, preparation)
+        membership = intensity.white_matter_membership(t1_values, brain)
+        images, bodies = {}, {}
+        for modality, scan in (("T2", t2), ("PD", pd)):
+            values = scan.values / intensity.white_matter_mean(scan.values, membership)
+            bodies[modality] = body_mask(values, closing=preparation.body_mask_closing)
+            if preparation.bias_correction:
+                values = intensity.without_bias_field(values, bodies[modality])
+                values = values / intensity.white_matter_mean(values, membership)
+            images[modality] = values
+    except UserError as error:
+        raise CaseSkipped(str(error)) from None
+
+    def resampled(values: npt.NDArray[Any]) -> FloatArray:
+        return resampling.to_voxel_size(values, own, voxel_size)
+
+    image, label_aligned = resampled(images["T2"]), resampled(images["PD"])
+    evaluation = resampled(morphology.dilate(bodies["T2"], preparation.evaluation_dilation)) > 0
+    pd_body = resampled(bodies["PD"]) > 0.5
+    deformation, inverse = random_deformation(image.shape, voxel_size, case, preparation)
+    valid = straightened_mask(pd_body, deformation)
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "input": image,
+        "label": _warp(label_aligned[None], deformation)[0] * valid,
+        "label_aligned": label_aligned,
+        "label_mask": valid,
+        "evaluation_mask": evaluation.astype(np.uint8),
+        "deformation": deformation,
+        "inverse_deformation": inverse,
+    }
+    facts = {
+        "body_quantiles": intensity.body_quantiles(images["T2"], bodies["T2"]),
+        "mean_displacement": float(np.linalg.norm(deformation[:, evaluation], axis=0).mean()),
+        "valid_ratio": float(valid.mean()),
+    }
+    return arrays, facts
+
+
+def random_deformation(
+    shape: Sequence[int], voxel_size: Vector, case: str, preparation: IxiPreparation
+) -> tuple[FloatArray, FloatArray]:
+    """The displacement field (3, *shape) in voxels of a case and its inverse, from (seed, case) alone."""
+    settings = preparation.deformation
+    low, high = np.deg2rad(settings.rotation_degrees)
+    return noise_deformation(
+        shape,
+        voxel_size,
+        noise_mean=settings.velocity_mean_mm,
+        noise_std=(settings.velocity_std_mm,) * 3,
+        smoothing_std=(settings.smoothing_mm,) * 3,
+        rotation=((float(low), float(high)),) * 3,
+        translation=(settings.translation_mm,) * 3,
+        random_state=named_random_state(preparation.seed, "deformation", case),
+    )
+
+
+def straightened_mask(body: npt.NDArray[Any], deformation: FloatArray) -> Mask:
+    """Valid region (*S) of a deformed image as a box, so that no network can read the deformation off its border.
+
+    The body's voxels in the first (last) slice of an axis are deformed like the image. From the innermost slice that
+    any of them reaches outwards everything is invalid; a side whose border no body touches stays valid.
+
+    Args:
+        body: mask (*S) of the undeformed image.
+        deformation: displacement field (n, *S) in voxels.
+    """
+    valid = np.ones(body.shape, dtype=np.uint8)
+    for axis in range(body.ndim):
+        for side in (0, -1):
+            border = np.zeros((1, *body.shape), dtype=np.float32)
+            here = (0, *(slice(None),) * axis, side)
+            border[here] = body[here[1:]] > 0
+            if not border.any():
+                continue
+            others = tuple(a for a in range(body.ndim) if a != axis)
+            reached = np.flatnonzero((_warp(border, deformation)[0] > 0).any(axis=others))
+            if reached.size:
+                cut = slice(None, reached[-1] + 1) if side == 0 else slice(reached[0], None)
+                valid[(slice(None),) * axis + (cut,)] = 0
+    return valid
+
+
+def _warp(volume: FloatArray, deformation: FloatArray) -> FloatArray:
+    """``volume`` (C, *S) deformed by a displacement field (n, *S)."""
+    with torch.no_grad():
+        return warp(torch.from_numpy(volume)[None], torch.from_numpy(deformation)[None])[0].numpy()
+
+
+def _t1_on_grid(t1: Scan, target: Scan, preparation: IxiPreparation) -> tuple[Mask, FloatArray]:
+    """T1's brain mask and values on the grid of another scan (step 1)."""
+    if preparation.robex_path is None:
+        brain = brain_mask(t1.values, t1.voxel_size)
+    else:
+        brain = robex_brain_mask(t1.values, t1.affine, preparation.robex_path)
+    shape, affine = target.values.shape, target.affine
+    on_grid = resampling.to_grid(brain.astype(np.float32), t1.affine, shape, affine) > 0.5
+    return on_grid.astype(np.uint8), resampling.to_grid(t1.values, t1.affine, shape, affine)
+
+
+def _check_shared_grid(t2: Scan, pd: Scan) -> None:
+    if t2.values.shape != pd.values.shape:
+        raise CaseSkipped(f"T2 and PD differ in shape: {t2.values.shape} and {pd.values.shape}")
+    corners = np.array([[0, 0, 0, 1], [*(n - 1 for n in t2.values.shape), 1]]).T
+    apart = np.abs((t2.affine @ corners) - (pd.affine @ corners)).max()
+    if not np.allclose(t2.voxel_size, pd.voxel_size, atol=1e-3) or apart > 0.1:
+        raise CaseSkipped(f"T2 and PD differ in geometry: their corners are up to {apart:.2f} mm apart")
+
+
+# --- one raw scan, for predictions
+
+
+@dataclass(frozen=True)
+class PreparedInput:
+    """A raw scan as training saw its inputs; ``restore`` takes a prediction back to the scan's own grid."""
+
+    values: FloatArray
+    affine: npt.NDArray[np.float64]
+    own_shape: tuple[int, ...]
+    own_voxel_size: tuple[float, ...]
+    voxel_size: tuple[float, ...]
+
+    def restore(self, prediction: FloatArray) -> FloatArray:
+        """A prediction on the prepared grid, on the raw scan's grid."""
+        return resampling.from_voxel_size(prediction, self.own_shape, self.own_voxel_size, self.voxel_size)
+
+
+def constants(preparation: IxiPreparation, voxel_size: Vector, facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What `prepare_input` needs, JSON-like; ``facts`` of the training cases."""
+    quantiles = np.mean([fact["body_quantiles"] for fact in facts], axis=0)
+    return {
+        "kind": "ixi",
+        "voxel_size": list(voxel_size),
+        "intensity": "white matter (fuzzy c-means on T1) = 1",
+        "brain_mask": "morphology" if preparation.robex_path is None else "robex",
+        "reference_body_quantiles": [round(float(q), 6) for q in quantiles],
+        **preparation.model_dump(mode="json", exclude={"robex_path", "splits"}),
+    }
+
+
+def prepare_input(scan: Scan, preparation: Mapping[str, Any], t1: Scan | None = None) -> PreparedInput:
+    """A raw T2 scan prepared like training's inputs, from the `constants` of the training set.
+
+    With the subject's T1 the white matter is found as in training; without it, the scan is scaled so that its
+    intensities inside the body lie as the training set's do.
+
+    Raises:
+        UserError: no body or no white matter is found.
+    """
+    closing = int(preparation["body_mask_closing"])
+    if t1 is None:
+        scale = intensity.white_matter_mean_without_t1(scan.values, preparation["reference_body_quantiles"], closing)
+    else:
+        brain, t1_values = _t1_on_grid(t1, scan, IxiPreparation())
+        scale = intensity.white_matter_mean(scan.values, intensity.white_matter_membership(t1_values, brain))
+    values = scan.values / np.float32(scale)
+    if preparation["bias_correction"]:
+        values = intensity.without_bias_field(values, body_mask(values, closing=closing))
+    target = tuple(float(size) for size in preparation["voxel_size"])
+    own = resampling.agreed_voxel_size(scan.voxel_size, target)
+    prepared = resampling.to_voxel_size(values, own, target)
+    return PreparedInput(prepared, np.diag([*target, 1.0]), scan.values.shape, own, target)

@@ -1,0 +1,1 @@
+"""Measures of predictions: pure metrics, the evaluation on aligned labels, FID."""

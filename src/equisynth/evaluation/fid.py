@@ -1,0 +1,257 @@
+"""Fréchet inception distance (Heusel et al. 2017) between slices of predictions and of real labels.
+
+The network and its weights are pytorch-fid's, so that values are comparable with the literature. Without weights there is no
+FID: the result says why, and no number stands in its place.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib
+import os
+import sys
+import urllib.request
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from equisynth.errors import UserError
+from equisynth.files import atomic_path, sha256
+
+LOCAL_WEIGHTS = Path("weights/fid_inception.pth")
+"""Looked for in the working directory (the repository)."""
+FEATURES = 2048
+FEW_IMAGES = 2048
+TIMEOUT_S = 10
+
+_libraries: list[Any] = []  # a schema lives as long as its library object
+
+
+class Unavailable(Exception):
+    """FID cannot be computed; the message is the reason."""
+
+
+def slices(volume: np.ndarray, axis: int, background: float, signal_range: float) -> np.ndarray:
+    """All slices of a volume across one axis as 8-bit grey: (value - background) / signal range * 255, clipped.
+
+    Args:
+        volume: (*S), three axes.
+
+    Returns:
+        (number of slices, H, W) uint8.
+    """
+    return as_8_bit(np.moveaxis(np.asarray(volume), axis, 0), background, signal_range)
+
+
+def as_8_bit(values: np.ndarray, background: float, signal_range: float) -> np.ndarray:
+    """(value - background) / signal range * 255, rounded and clipped, uint8."""
+    scaled = (np.asarray(values, dtype=np.float32) - np.float32(background)) * np.float32(255 / signal_range)
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+
+
+def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Fréchet distance of two Gaussians fitted to activations.
+
+    |mean_a - mean_b|² + tr(C_a) + tr(C_b) - 2 tr((C_a C_b)^½), where the last trace is the nuclear norm of the cross
+    product of the two centred sample matrices: exact, and much faster than a matrix square root.
+
+    Args:
+        a, b: (images, features), at least two images each.
+    """
+    if min(len(a), len(b)) < 2:
+        raise Unavailable(f"a covariance needs at least two images, found {len(a)} and {len(b)}")
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    difference = a.mean(axis=0) - b.mean(axis=0)
+    roots = [(x - x.mean(axis=0)) / np.sqrt(len(x) - 1) for x in (a, b)]
+    traces = [float(np.square(root).sum()) for root in roots]
+    # With more images than features an orthogonal rotation of the samples keeps root.T @ root and shortens it.
+    first, second = (np.linalg.qr(root, mode="r") if len(root) > root.shape[1] else root for root in roots)
+    cross = float(np.linalg.svd(first @ second.T, compute_uv=False).sum())
+    return float(difference @ difference) + sum(traces) - 2 * cross
+
+
+def import_inception() -> Any:
+    """pytorch-fid's module of the network, also where torchvision's compiled operators do not load.
+
+    Without them torchvision stops at the missing schemas of two operators; declared here, its pure-Python parts (all that
+    is needed) import. Where torchvision works nothing is declared.
+    """
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _libraries.append(library)
+        importlib.import_module("torchvision")
+    return importlib.import_module("pytorch_fid.inception")
+
+
+def find_weights(path: Path | str | None = None, download: bool = True) -> Path:
+    """The file of the network's weights: the given one, else the repository's, else torch's cache, else a download.
+
+    Raises:
+        UserError: the given file is absent.
+        Unavailable: there is none to be had.
+    """
+    if path is not None:
+        if not Path(path).is_file():
+            raise UserError(
+                f"FID weights {path}: not found; expected pytorch-fid's Inception weights; mend the path or leave it out"
+            )
+        return Path(path)
+    if LOCAL_WEIGHTS.is_file():
+        return LOCAL_WEIGHTS
+    url: str = import_inception().FID_WEIGHTS_URL
+    name = url.rsplit("/", 1)[-1]
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if cached.is_file():
+        return cached
+    if not download:
+        raise Unavailable(f"no weights: neither {LOCAL_WEIGHTS} nor {name} in torch's cache, and downloads are off")
+    wanted = name.removesuffix(".pth").rsplit("-", 1)[-1]
+    try:
+        with atomic_path(cached) as temporary:
+            digest = hashlib.sha256()
+            with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer, open(temporary, "wb") as file:
+                while block := answer.read(2**20):
+                    digest.update(block)
+                    file.write(block)
+            if not digest.hexdigest().startswith(wanted):
+                raise OSError(f"its SHA-256 {digest.hexdigest()} does not begin with {wanted}")
+    except (OSError, UserError) as error:
+        reason = str(error).replace(os.linesep, " ")
+        message = f"no weights: {LOCAL_WEIGHTS} is absent and {name} could not be downloaded ({reason})"
+        raise Unavailable(message) from None
+    return cached
+
+
+def load_inception(weights: Path | str) -> nn.Module:
+    """pytorch-fid's network up to its last pooling, with the weights of a file and without the network.
+
+    Raises:
+        UserError: the file holds other weights.
+    """
+    module = import_inception()
+
+    def from_file(*_: Any, **__: Any) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = torch.load(weights, map_location="cpu", weights_only=True)
+        return state
+
+    original = module.load_state_dict_from_url  # the constructor loads by itself; hand it the file
+    module.load_state_dict_from_url = from_file
+    try:
+        network: nn.Module = module.InceptionV3([module.InceptionV3.BLOCK_INDEX_BY_DIM[FEATURES]])
+    except Exception as error:  # torch raises several kinds for a file that is no state
+        reason = str(error).strip().splitlines()[0]
+        message = f"FID weights {weights}: are not pytorch-fid's Inception weights ({reason}); replace the file"
+        raise UserError(message) from None
+    finally:
+        module.load_state_dict_from_url = original
+    return network.eval()
+
+
+class Activations:
+    """Collects the network's activations of 8-bit images, each distinct image passed once (many slices are empty).
+
+    Args:
+        network: see :func:`load_inception`.
+        batch_size: images of one size per pass.
+    """
+
+    def __init__(self, network: nn.Module, batch_size: int = 32, device: str = "cpu") -> None:
+        self.network = _fused(network).to(device, memory_format=torch.channels_last)  # about twice as fast on CPUs
+        self.batch_size, self.device = batch_size, device
+        self._known: dict[tuple[tuple[int, ...], bytes], np.ndarray] = {}
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """(N, H, W) grey or (N, H, W, 3) colours, uint8 -> (N, 2048) float32."""
+        keys = [(image.shape, hashlib.sha256(np.ascontiguousarray(image)).digest()) for image in images]
+        new = {key: image for key, image in zip(keys, images, strict=True) if key not in self._known}
+        names, pictures = list(new), list(new.values())
+        for first in range(0, len(names), self.batch_size):
+            found = self._forward(np.stack(pictures[first : first + self.batch_size]))
+            self._known.update(zip(names[first : first + self.batch_size], found, strict=True))
+        return np.stack([self._known[key] for key in keys])
+
+    def _forward(self, images: np.ndarray) -> np.ndarray:
+        values = torch.from_numpy(images).to(self.device)
+        values = values[:, None].expand(-1, 3, -1, -1) if values.ndim == 3 else values.permute(0, 3, 1, 2)
+        with torch.no_grad():
+            found: Tensor = self.network((values.float() / 255).contiguous(memory_format=torch.channels_last))[0]
+        return found.flatten(1).cpu().numpy()
+
+
+def _fused(network: nn.Module) -> nn.Module:
+    """A copy whose batch normalisations are part of the convolutions before them (the same function in evaluation)."""
+    result = copy.deepcopy(network)
+    for module in result.modules():
+        if isinstance(getattr(module, "conv", None), nn.Conv2d) and isinstance(module.bn, nn.BatchNorm2d):
+            module.conv = fuse_conv_bn_eval(module.conv, module.bn)
+            module.bn = nn.Identity()
+    return result
+
+
+def evaluate(
+    predictions: Iterable[np.ndarray],
+    labels: Iterable[np.ndarray],
+    n_dims: int,
+    background: float,
+    signal_range: float,
+    weights: Path | str | None = None,
+    download: bool = True,
+    batch_size: int = 32,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """FID between predictions and real labels, in one pass over the images.
+
+    Args:
+        predictions, labels: raw images (*S) or (*S, C); volumes are cut into slices across each axis.
+        background, signal_range: of the label.
+        weights: see :func:`find_weights`.
+
+    Returns:
+        ``{"computed": True, "axis0": {"value", "images", "real_images"[, "warning"]}, ..., "weights_sha256"}``, with
+        ``"images"`` as the only key for 2D images; or ``{"computed": False, "reason"}``.
+    """
+    try:
+        path = find_weights(weights, download)
+        network = load_inception(path)
+        activations = Activations(network, batch_size, device)
+        axes = {f"axis{axis}": axis for axis in range(3)} if n_dims == 3 else {"images": None}
+        collected: list[dict[str, np.ndarray]] = []
+        for images in (predictions, labels):
+            parts: dict[str, list[np.ndarray]] = {name: [] for name in axes}
+            for image in images:
+                for name, axis in axes.items():
+                    cut = np.asarray(image)[None] if axis is None else np.moveaxis(np.asarray(image), axis, 0)
+                    parts[name].append(activations(as_8_bit(cut, background, signal_range)))
+            if not all(parts.values()):
+                raise Unavailable("there are no images to compare")
+            collected.append({name: np.concatenate(found) for name, found in parts.items()})
+        result: dict[str, Any] = {"computed": True}
+        for name in axes:
+            predicted, real = collected[0][name], collected[1][name]
+            result[name] = {
+                "value": frechet_distance(predicted, real),
+                "images": len(predicted),
+                "real_images": len(real),
+            }
+            if min(len(predicted), len(real)) < FEW_IMAGES:
+                result[name]["warning"] = (
+                    f"fewer than {FEW_IMAGES} images: biased upwards, comparable only between runs with as many images"
+                )
+        result["weights_sha256"] = sha256(path)
+        return result
+    except Unavailable as reason:
+        return {"computed": False, "reason": str(reason)}

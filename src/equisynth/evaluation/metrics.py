@@ -1,0 +1,300 @@
+"""Image similarity inside masks: pooled sums that add up over cases.
+
+Arrays are (*S) or (*S, C) with masks (*S); memory-mapped arrays are fine. Everything streams over slabs along one axis
+in the images' own type with float64 sums, so that a volume never exists a second time in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+WINDOW = 7
+"""Side of SSIM's uniform window in voxels."""
+K1, K2 = 0.01, 0.03
+SLAB_VOXELS = 2_000_000
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """A weighted sum and the weights' sum; adding two of them pools their cases."""
+
+    total: float = 0.0
+    mass: float = 0.0
+
+    def __add__(self, other: Pooled) -> Pooled:
+        return Pooled(self.total + other.total, self.mass + other.mass)
+
+    @property
+    def mean(self) -> float:
+        """The weighted mean; NaN where nothing was measured."""
+        return self.total / self.mass if self.mass > 0 else math.nan
+
+
+def errors(label: np.ndarray, prediction: np.ndarray, mask: np.ndarray) -> tuple[Pooled, Pooled]:
+    """Absolute and squared error inside a mask, channels averaged.
+
+    Args:
+        label, prediction: (*S) or (*S, C).
+        mask: weights (*S).
+
+    Returns:
+        absolute and squared error; their mass is the sum of the mask.
+    """
+    absolute = squared = mass = 0.0
+    for a, b, weight in _slabs(mask.ndim, label, prediction, mask):
+        difference = np.subtract(a, b, dtype=np.result_type(a, b, np.float32))
+        channels = difference.shape[-1]
+        weight = weight.astype(difference.dtype)
+        mass += float(weight.sum(dtype=np.float64))
+        weight = weight[..., None]
+        absolute += float((np.abs(difference) * weight).sum(dtype=np.float64)) / channels
+        squared += float((np.square(difference) * weight).sum(dtype=np.float64)) / channels
+    return Pooled(absolute, mass), Pooled(squared, mass)
+
+
+def psnr(squared_error: Pooled, signal_range: float) -> float:
+    """Peak signal-to-noise ratio in dB of a pooled squared error; infinite if perfect, NaN if the mask was empty."""
+    mean = squared_error.mean
+    if math.isnan(mean):
+        return math.nan
+    return math.inf if mean == 0 else 20 * math.log10(signal_range) - 10 * math.log10(mean)
+
+
+def ssim(
+    label: np.ndarray,
+    prediction: np.ndarray,
+    content_mask: np.ndarray,
+    evaluation_mask: np.ndarray,
+    data_range: float,
+) -> Pooled:
+    """Structural similarity (Wang et al. 2004) with a uniform 7-voxel window and sample covariance.
+
+    Averaged, with the evaluation mask as weight, over the voxels whose whole window lies inside the image and the
+    content mask; channels are averaged.
+
+    Args:
+        label, prediction: (*S) or (*S, C) with two or three spatial axes.
+        content_mask: (*S), valid where above 0.
+        evaluation_mask: weights (*S).
+        data_range: extent of the signal.
+    """
+    n_dims = content_mask.ndim
+    window = np.array([WINDOW] * n_dims + [1] * (3 - n_dims))
+    total = mass = 0.0
+    for a, b, content, weight in _slabs(n_dims, label, prediction, content_mask, evaluation_mask, halo=WINDOW - 1):
+        inside = np.ascontiguousarray(_three_axes(content > 0, n_dims))
+        weights = np.ascontiguousarray(_three_axes(weight, n_dims), dtype=np.float64)
+        for channel in range(a.shape[-1]):
+            first = np.ascontiguousarray(_three_axes(a[..., channel], n_dims), dtype=np.float64)
+            second = np.ascontiguousarray(_three_axes(b[..., channel], n_dims), dtype=np.float64)
+            part, part_mass = _ssim_sums(
+                first, second, inside, weights, window, (K1 * data_range) ** 2, (K2 * data_range) ** 2
+            )
+            total += part
+            mass += part_mass
+    return Pooled(total, mass)
+
+
+def normalised_mutual_information(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> Pooled:
+    """(H(a) + H(b)) / H(a, b) (Studholme et al. 1999) of the joint histogram inside a mask, weighted by its mass.
+
+    max(2, floor(sqrt(N / 5))) bins per image for N masked voxels, spread over the range of the masked values; all
+    channels go into one histogram. Undefined, and then without mass: an empty mask, or two constant images.
+
+    Args:
+        a, b: (*S) or (*S, C), same number of channels.
+        mask: (*S), counts where above 0.
+    """
+    count, lower, upper = 0, [math.inf, math.inf], [-math.inf, -math.inf]
+    for *images, weight in _slabs(mask.ndim, a, b, mask):
+        inside = np.ascontiguousarray(weight > 0)
+        count += int(np.count_nonzero(inside))
+        for index, image in enumerate(images):
+            for channel in range(image.shape[-1]):
+                extent = _extent(np.ascontiguousarray(image[..., channel]).ravel(), inside.ravel())
+                lower[index] = min(lower[index], extent[0])
+                upper[index] = max(upper[index], extent[1])
+    if count == 0:
+        return Pooled()
+    bins = max(int(math.sqrt(count / 5)), 2)
+    edges = [_edges(lower[k], upper[k], bins, image.dtype) for k, image in enumerate((a, b))]
+    histogram = np.zeros((bins, bins), dtype=np.int64)
+    for first, second, weight in _slabs(mask.ndim, a, b, mask):
+        inside = np.ascontiguousarray(weight > 0).ravel()
+        for channel in range(first.shape[-1]):
+            x = np.ascontiguousarray(first[..., channel], dtype=edges[0].dtype).ravel()
+            y = np.ascontiguousarray(second[..., channel], dtype=edges[1].dtype).ravel()
+            _count_pairs(x, y, inside, edges[0], edges[1], histogram)
+    joint = _entropy(histogram)
+    if joint == 0:
+        return Pooled()
+    return Pooled((_entropy(histogram.sum(axis=1)) + _entropy(histogram.sum(axis=0))) / joint * count, count)
+
+
+def _edges(lower: float, upper: float, bins: int, dtype: np.dtype) -> np.ndarray:
+    """Bin edges as numpy's histograms draw them, in the images' own precision."""
+    if lower == upper:
+        lower, upper = lower - 0.5, upper + 0.5
+    dtype = dtype if np.issubdtype(dtype, np.floating) else np.dtype(np.float64)
+    return np.linspace(dtype.type(lower), dtype.type(upper), bins + 1)
+
+
+def _entropy(counts: np.ndarray) -> float:
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
+def _slabs(n_dims: int, *arrays: np.ndarray, halo: int = 0) -> Iterator[tuple[np.ndarray, ...]]:
+    """Slabs of the arrays along their slowest axis; images get a trailing channel axis, masks (the last ones) do not.
+
+    Which arrays are images follows from their order: the first two. All measures here are symmetric in the axes, so
+    that column-major arrays are walked along their last axis. Consecutive slabs overlap by ``halo`` planes.
+    """
+    images = [image if image.ndim > n_dims else image[..., None] for image in arrays[:2]]
+    shape = images[0].shape[:n_dims]
+    for array in (*images, *arrays[2:]):
+        if array.shape[:n_dims] != shape:
+            raise ValueError(f"arrays of shapes {[a.shape for a in arrays]} do not lie on one grid")
+    if images[0].shape != images[1].shape:
+        raise ValueError(f"images of shapes {images[0].shape} and {images[1].shape} have different channels")
+    views = [*images, *arrays[2:]]
+    if n_dims > 1 and abs(images[0].strides[0]) < abs(images[0].strides[n_dims - 1]):
+        order = list(range(n_dims))[::-1]
+        views = [view.transpose(order + list(range(n_dims, view.ndim))) for view in views]
+    size = views[0].shape[0]
+    plane = max(math.prod(views[0].shape[1:]), 1)
+    step = max(SLAB_VOXELS // plane, halo + 1) if plane else size
+    for first in range(0, max(size - halo, 1), step):
+        yield tuple(view[first : first + step + halo] for view in views)
+
+
+def _three_axes(array: np.ndarray, n_dims: int) -> np.ndarray:
+    return array.reshape(array.shape + (1,) * (3 - n_dims))
+
+
+@njit(cache=True)
+def _extent(values: np.ndarray, inside: np.ndarray) -> tuple[float, float]:
+    """Smallest and largest value inside the mask; (inf, -inf) where it is empty."""
+    lower, upper = np.inf, -np.inf
+    for index in range(values.size):
+        if inside[index]:
+            value = float(values[index])
+            lower = min(lower, value)
+            upper = max(upper, value)
+    return lower, upper
+
+
+@njit(cache=True)
+def _count_pairs(
+    a: np.ndarray,
+    b: np.ndarray,
+    inside: np.ndarray,
+    edges_a: np.ndarray,
+    edges_b: np.ndarray,
+    histogram: np.ndarray,
+) -> None:
+    """Adds value pairs to a joint histogram; a value on the last edge belongs to the last bin."""
+    bins = histogram.shape[0]
+    scale_a = bins / (edges_a[bins] - edges_a[0])
+    scale_b = bins / (edges_b[bins] - edges_b[0])
+    for index in range(a.size):
+        if not inside[index]:
+            continue
+        x, y = a[index], b[index]
+        i = min(max(int((x - edges_a[0]) * scale_a), 0), bins - 1)
+        while i > 0 and x < edges_a[i]:
+            i -= 1
+        while i < bins - 1 and x >= edges_a[i + 1]:
+            i += 1
+        j = min(max(int((y - edges_b[0]) * scale_b), 0), bins - 1)
+        while j > 0 and y < edges_b[j]:
+            j -= 1
+        while j < bins - 1 and y >= edges_b[j + 1]:
+            j += 1
+        histogram[i, j] += 1
+
+
+@njit(cache=True)
+def _ssim_sums(
+    a: np.ndarray,
+    b: np.ndarray,
+    inside: np.ndarray,
+    weights: np.ndarray,
+    window: np.ndarray,
+    c1: float,
+    c2: float,
+) -> tuple[float, float]:
+    """Weighted sum of SSIM and of weights over all whole windows inside the content mask.
+
+    Box sums of a, b, a², b², ab and the mask run along the first axis over a ring of planes that are already summed
+    along the other two: a few planes of memory, every voxel read once.
+    """
+    n0, n1, n2 = a.shape
+    w0, w1, w2 = window
+    m1, m2 = n1 - w1 + 1, n2 - w2 + 1
+    if n0 < w0 or m1 < 1 or m2 < 1:
+        return 0.0, 0.0
+    count = float(w0 * w1 * w2)
+    ring = np.zeros((w0, 6, m1, m2))
+    running = np.zeros((6, m1, m2))
+    rows = np.zeros((6, n1, m2))
+    values = np.zeros(6)
+    entering = np.zeros(6)
+    total = 0.0
+    mass = 0.0
+    for plane in range(n0):
+        for y in range(n1):
+            values[:] = 0
+            for x in range(n2):
+                p, q = a[plane, y, x], b[plane, y, x]
+                values[0] += p
+                values[1] += q
+                values[2] += p * p
+                values[3] += q * q
+                values[4] += p * q
+                values[5] += inside[plane, y, x]
+                if x >= w2:
+                    p, q = a[plane, y, x - w2], b[plane, y, x - w2]
+                    values[0] -= p
+                    values[1] -= q
+                    values[2] -= p * p
+                    values[3] -= q * q
+                    values[4] -= p * q
+                    values[5] -= inside[plane, y, x - w2]
+                if x >= w2 - 1:
+                    for k in range(6):
+                        rows[k, y, x - w2 + 1] = values[k]
+        slot = plane % w0
+        for k in range(6):
+            for x in range(m2):
+                entering[k] = 0
+                for y in range(w1 - 1):
+                    entering[k] += rows[k, y, x]
+                for y in range(m1):
+                    entering[k] += rows[k, y + w1 - 1, x]
+                    running[k, y, x] += entering[k] - ring[slot, k, y, x]
+                    ring[slot, k, y, x] = entering[k]
+                    entering[k] -= rows[k, y, x]
+        if plane < w0 - 1:
+            continue
+        centre = plane - w0 // 2
+        for y in range(m1):
+            for x in range(m2):
+                weight = weights[centre, y + w1 // 2, x + w2 // 2]
+                if weight == 0 or running[5, y, x] < count - 0.5:
+                    continue
+                mean_a = running[0, y, x] / count
+                mean_b = running[1, y, x] / count
+                variance_a = (running[2, y, x] / count - mean_a * mean_a) * count / (count - 1)
+                variance_b = (running[3, y, x] / count - mean_b * mean_b) * count / (count - 1)
+                covariance = (running[4, y, x] / count - mean_a * mean_b) * count / (count - 1)
+                luminance = (2 * mean_a * mean_b + c1) / (mean_a * mean_a + mean_b * mean_b + c1)
+                structure = (2 * covariance + c2) / (variance_a + variance_b + c2)
+                total += weight * luminance * structure
+                mass += weight
+    return total, mass

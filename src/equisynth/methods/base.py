@@ -1,0 +1,145 @@
+"""What the trainer, the search, the tests and the registry know of a method."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from equisynth.config import Settings
+from equisynth.errors import UserError
+from equisynth.geometry.transforms import Affine, Image
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Training pairs of one step.
+
+    Attributes:
+        input: values (B, C, *S), mask (B, 1, *S), normalised and zero where invalid.
+        label: the non-aligned partner, same grid.
+        random: the random affine transformation r, drawn per sample, in voxel coordinates of the patch.
+    """
+
+    input: Image
+    label: Image
+    random: Affine
+
+    def __len__(self) -> int:
+        return self.input.values.shape[0]
+
+    def __getitem__(self, index: slice) -> Batch:
+        return Batch(self.input[index], self.label[index], self.random[index])
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """The first floor(B/2) samples (discriminator side) and the rest (generator side)."""
+        middle = len(self) // 2
+        return self[:middle], self[middle:]
+
+    def augmented(self) -> Batch:
+        """Both images warped by r and detached (the Aug variants); r itself is kept for use inside the pass."""
+        with torch.no_grad():
+            return replace(self, input=self.input.warp(self.random), label=self.label.warp(self.random))
+
+
+class Update(NamedTuple):
+    """One optimiser step: the trainer clears gradients, runs backward and steps before it asks for the next one.
+
+    Attributes:
+        optimiser: key in ``Method.optimisers``.
+        loss: scalar to minimise.
+        log: detached scalars on the device; the trainer reads them once per logging interval.
+    """
+
+    optimiser: str
+    loss: Tensor
+    log: dict[str, Tensor]
+
+
+SELECTION = "selection"
+"""Key of ``Method.validation`` whose mean over the validation split chooses the best epoch (lower is better)."""
+
+
+class Method(ABC):
+    """One way to train an image-to-image network.
+
+    A method is built from settings alone, knows no files and no trackers, and owns named networks and optimisers.
+    The trainer may replace the values of ``networks`` by wrapped ones (several processes), so methods look
+    networks up by name at every use. ``networks["i2i"]`` is the network that is evaluated and registered.
+
+    Attributes:
+        monitor: also compute what is only looked at (lengths of displacements, terms of weight zero).
+    """
+
+    networks: dict[str, nn.Module]
+    optimisers: dict[str, Optimizer]
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.monitor = False
+
+    @abstractmethod
+    def updates(self, batch: Batch) -> Iterator[Update]:
+        """Yields the optimiser steps of one batch in order; values computed before an earlier step may be shared."""
+
+    @abstractmethod
+    def validation(self, batch: Batch) -> dict[str, Tensor]:
+        """Scalars of a validation batch, among them ``SELECTION``; called in evaluation mode without a graph."""
+
+    @staticmethod
+    @abstractmethod
+    def predictor(settings: Settings) -> nn.Module:
+        """The untrained network that alone is needed to translate (``networks["i2i"]`` is one of these)."""
+
+    @staticmethod
+    def translate(network: nn.Module, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalised, masked input patches (B, C, *S) -> normalised label patches (B, C', *S)."""
+        return network(values)  # type: ignore[no-any-return]
+
+    def train(self, mode: bool = True) -> None:
+        """Sets all networks to training or evaluation mode."""
+        for network in self.networks.values():
+            network.train(mode)
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[nn.Module]:
+    """Within the block the parameters ask for no gradient, so that a loss reaches through them to the input only."""
+    flags = [parameter.requires_grad for parameter in network.parameters()]
+    try:
+        network.requires_grad_(False)
+        yield network
+    finally:
+        for parameter, flag in zip(network.parameters(), flags, strict=True):
+            parameter.requires_grad_(flag)
+
+
+def method_class(name: str) -> type[Method]:
+    """The class in ``methods/<name>.py`` (its module attribute ``METHOD``).
+
+    Imported by name, so that nothing but the settings ties an experiment to one method's file.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    names = {module.name for module in iter_modules([str(Path(__file__).parent)])}
+    known = sorted(names - {"base", "parts"})
+    if name not in known:
+        raise UserError(f"method: found '{name}', expected one of: {', '.join(known)} (files in equisynth/methods)")
+    return import_module(f"equisynth.methods.{name}").METHOD  # type: ignore[no-any-return]
+
+
+def build_method(settings: Settings) -> Method:
+    """A method with freshly initialised networks, the same for the same settings.seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        return method_class(settings.method)(settings)

@@ -1,0 +1,122 @@
+"""A trained model on disk: weights as safetensors, everything needed to use them as JSON, no pickles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from equisynth.config import Settings, Strict
+from equisynth.errors import UserError
+from equisynth.files import atomic_path, read_json, write_json
+from equisynth.methods.base import method_class
+
+FORMAT = 1
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+
+
+class Description(Strict):
+    """What a model is and how to feed it; ``preparation`` holds the constants that raw scans need."""
+
+    format: int
+    settings: Settings
+    preparation: dict[str, Any]
+    best_epoch: int
+    selection: float
+
+
+class Model:
+    """A predictor: ``description`` and a network in evaluation mode."""
+
+    def __init__(self, description: Description, network: nn.Module, device: torch.device) -> None:
+        self.description, self.network, self.device = description, network, device
+
+    @torch.no_grad()
+    def predict(self, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalised, masked patches (B, C, *P) -> normalised label patches (B, C', *P), on the CPU."""
+        method = method_class(self.description.settings.method)
+        device_mask = None if mask is None else mask.to(self.device)
+        return method.translate(self.network, values.to(self.device), device_mask).float().cpu()
+
+
+def network_states(networks: dict[str, nn.Module]) -> dict[str, Tensor]:
+    """All parameters and buffers as ``<network>.<name>``, detached copies on the CPU."""
+    return {
+        f"{name}.{key}": value.detach().to("cpu", copy=True).contiguous()
+        for name, network in networks.items()
+        for key, value in network.state_dict().items()
+    }
+
+
+def save_weights(path: Path, states: dict[str, Tensor]) -> None:
+    """Writes tensors as safetensors, whole or not at all."""
+    with atomic_path(path) as temporary:
+        save_file(states, temporary)
+
+
+def read_weights(path: Path, prefix: str = "") -> dict[str, Tensor]:
+    """Tensors whose names start with ``prefix``, without it; nothing else is read.
+
+    Raises:
+        UserError: the file is absent or is not a safetensors file.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such model file; train it (dvc repro) or pull it (dvc pull)")
+    try:
+        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+            keys = file.keys()
+            return {key[len(prefix) :]: file.get_tensor(key) for key in keys if key.startswith(prefix)}
+    except SafetensorError as error:
+        raise UserError(f"{path}: is not a readable safetensors file ({error}); train or pull it again") from None
+
+
+def write_description(folder: Path, description: Description) -> None:
+    write_json(folder / DESCRIPTION, description.model_dump(mode="json"))
+
+
+def read_description(folder: Path) -> Description:
+    """The description in a model's folder.
+
+    Raises:
+        UserError: absent, unreadable, or written by a newer program.
+    """
+    path = folder / DESCRIPTION
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise UserError(f"{path}: model format {found!r}, this version of equisynth reads format {FORMAT}")
+    try:
+        return Description.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{path}: {key}: {first['msg']}; the file was changed or is damaged") from None
+
+
+def load_model(folder: Path | str, device: str | torch.device | None = None) -> Model:
+    """The model of a folder that training wrote or the registry gave.
+
+    Args:
+        folder: holds ``model.safetensors`` and ``model.json``.
+        device: where the network runs; by default a GPU if there is one.
+
+    Raises:
+        UserError: files absent or damaged; weights that do not fit the description.
+    """
+    folder = Path(folder)
+    description = read_description(folder)
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    with torch.device("meta"):  # no time or memory for an initialisation that the file replaces
+        network = method_class(description.settings.method).predictor(description.settings)
+    states = read_weights(folder / WEIGHTS, prefix="i2i.")
+    try:
+        network.load_state_dict(states, assign=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder / WEIGHTS}: does not fit {folder / DESCRIPTION} ({reason})") from None
+    return Model(description, network.to(target).eval(), target)

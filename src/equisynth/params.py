@@ -1,0 +1,240 @@
+"""``params.yaml`` -> settings: dataset x method x scale x overrides, composed and never copied.
+
+Layers, later ones win: ``datasets.<dataset>.training``, ``methods.<method>``, ``scales.<scale>.<dataset>.training``,
+``pipeline.<experiment>.overrides``. Every error names the layer that set the key.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from equisynth.config import Data, Settings
+from equisynth.errors import UserError
+
+Tree = dict[str, Any]
+Model = TypeVar("Model", bound=BaseModel)
+SECTIONS = (
+    "scale", "seed", "sources", "datasets", "methods", "scales", "pipeline", "search", "evaluation", "registry",
+)  # fmt: skip
+DATASET_PARTS = ("data", "preparation", "training")
+SCALE_PARTS = ("source", "data", "preparation", "training")
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML with a key stated twice is refused; PyYAML would take the last one without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for index, key in enumerate(keys):
+            if key in keys[:index] and key != "<<":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key '{key}' stands twice in one mapping", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def read(path: Path | str = "params.yaml") -> Tree:
+    """The parameters as a tree, with their top two levels checked.
+
+    Raises:
+        UserError: no such file, not YAML, an unknown or missing section.
+    """
+    path = Path(path)
+    try:
+        tree: Tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found in {Path.cwd()}; run from the top of the repository") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: is not valid YAML ({reason}); mend the file") from None
+    _mapping(tree, str(path))
+    _keys(tree, SECTIONS, str(path), required=SECTIONS)
+    for section in SECTIONS[2:]:
+        _mapping(tree[section], f"{path}: {section}")
+    _choice(tree["scale"], tree["scales"], f"{path}: scale")
+    if not isinstance(tree["seed"], int) or isinstance(tree["seed"], bool) or tree["seed"] < 0:
+        raise UserError(f"{path}: seed: found {tree['seed']!r}, expected a whole number of at least 0")
+    for name, dataset in tree["datasets"].items():
+        _keys(_mapping(dataset, f"{path}: datasets.{name}"), DATASET_PARTS, f"datasets.{name}", required=DATASET_PARTS)
+    for scale, parts in tree["scales"].items():
+        for name, part in _mapping(parts, f"{path}: scales.{scale}").items():
+            where = f"scales.{scale}.{name}"
+            _choice(name, tree["datasets"], f"{path}: scales.{scale}")
+            _keys(_mapping(part, f"{path}: {where}"), SCALE_PARTS, where)
+    return tree
+
+
+def resolve(tree: Tree, experiment: str, scale: str | None = None) -> Settings:
+    """The settings of an experiment of ``pipeline``, or of any ``<dataset>-<method>`` that can be composed.
+
+    Raises:
+        UserError: unknown experiment, dataset, method or scale; a wrong key, type or range, with the layer that set it.
+    """
+    scale = tree["scale"] if scale is None else scale
+    _choice(scale, tree["scales"], "scale")
+    dataset, method, overrides = _parts(tree, experiment)
+    layers: list[tuple[str, Any]] = [
+        (f"datasets.{dataset}.training", tree["datasets"][dataset]["training"]),
+        (f"methods.{method}", tree["methods"][method]),
+        (f"scales.{scale}.{dataset}.training", _scale_part(tree, scale, dataset, "training")),
+        (f"pipeline.{experiment}.overrides", overrides),
+    ]
+    for where, layer in layers:
+        _mapping(layer, where)
+    fields = {"experiment": experiment, "scale": scale, "seed": tree["seed"], "dataset": dataset}
+    fields["data"] = data_settings(tree, dataset, scale).model_dump()
+    composed = merge(*(layer for _, layer in layers))
+    for key in fields:
+        if key in composed and key != "seed":
+            raise UserError(f"params.yaml: {_origin([key], layers)}: cannot be set here; take it out")
+    return validate(Settings, _only_applicable({**fields, **composed}), f"experiment {experiment}", layers)
+
+
+def data_settings(tree: Tree, dataset: str, scale: str | None = None) -> Data:
+    """What the images of a dataset are at a scale."""
+    scale = tree["scale"] if scale is None else scale
+    _choice(dataset, tree["datasets"], "datasets")
+    layers = [
+        (f"datasets.{dataset}.data", tree["datasets"][dataset]["data"]),
+        (f"scales.{scale}.{dataset}.data", _scale_part(tree, scale, dataset, "data")),
+    ]
+    return validate(Data, merge(*(layer for _, layer in layers)), f"dataset {dataset}", layers)
+
+
+def source(tree: Tree, dataset: str, scale: str | None = None) -> Tree:
+    """Parameters of a dataset's raw source at a scale (checked by the dataset's own model)."""
+    scale = tree["scale"] if scale is None else scale
+    _choice(dataset, tree["sources"], "sources")
+    return merge(tree["sources"][dataset], _scale_part(tree, scale, dataset, "source"))
+
+
+def preparation(tree: Tree, dataset: str, scale: str | None = None) -> Tree:
+    """Parameters of a dataset's preparation at a scale (checked by the dataset's own model)."""
+    scale = tree["scale"] if scale is None else scale
+    _choice(dataset, tree["datasets"], "datasets")
+    return merge(tree["datasets"][dataset]["preparation"], _scale_part(tree, scale, dataset, "preparation"))
+
+
+def merge(*layers: Tree) -> Tree:
+    """Deep merge of mappings, later layers win; anything that is not a mapping is replaced whole."""
+    result: Tree = {}
+    for layer in layers:
+        for key, value in layer.items():
+            old = result.get(key)
+            result[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result
+
+
+def validate(model: type[Model], fields: Tree, what: str, layers: list[tuple[str, Any]] | None = None) -> Model:
+    """Builds a pydantic model and turns its first complaint into one line that names key and origin."""
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = [part for part in first["loc"] if not str(part).startswith(("function-", "tuple[", "constrained-"))]
+        where = ": ".join(part for part in ("params.yaml", what, _origin(path, layers or [])) if part)
+        found = "" if first["type"] == "missing" or not path else f"found {first['input']!r}, "
+        expected = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            expected = f"no such key here; known: {', '.join(_known(model, path))}"
+        elif first["type"] == "missing":
+            expected = "missing; add it"
+        raise UserError(f"{where}: {found}{expected}") from None
+
+
+def _parts(tree: Tree, experiment: str) -> tuple[str, str, Tree]:
+    entry = tree["pipeline"].get(experiment)
+    if entry is None:
+        dataset, _, method = experiment.partition("-")
+        if dataset not in tree["datasets"] or method not in tree["methods"]:
+            raise UserError(
+                f"params.yaml: no experiment '{experiment}'; known: {', '.join(tree['pipeline'])}, "
+                f"or <dataset>-<method> with datasets {', '.join(tree['datasets'])} "
+                f"and methods {', '.join(tree['methods'])}"
+            )
+        return dataset, method, {}
+    where = f"pipeline.{experiment}"
+    _keys(_mapping(entry, where), ("dataset", "method", "overrides"), where, required=("dataset", "method"))
+    _choice(entry["dataset"], tree["datasets"], f"{where}.dataset")
+    _choice(entry["method"], tree["methods"], f"{where}.method")
+    return entry["dataset"], entry["method"], entry.get("overrides") or {}
+
+
+def _scale_part(tree: Tree, scale: str, dataset: str, part: str) -> Tree:
+    return (tree["scales"][scale].get(dataset) or {}).get(part) or {}
+
+
+def _only_applicable(fields: Tree) -> Tree:
+    """Datasets state the widths and weights of every network; a method keeps those of the networks it has."""
+    features, loss, discriminator = fields.get("features"), fields.get("loss"), fields.get("discriminator", "none")
+    if not isinstance(features, dict) or not isinstance(loss, dict):
+        return fields
+    registration = {"intra_modality_reg", "cross_modality_reg", "rigid_reg"}
+    drop_features: set[str] = set() if discriminator != "none" else {"discriminator"}
+    drop_loss: set[str] = set() if discriminator != "none" else {"discriminator", "adversarial"}
+    if fields.get("method") == "supervised":
+        drop_features |= registration
+        kept = {"similarity", "similarity_weight", "discriminator", "adversarial", "equivariant_adversarial"}
+        drop_loss |= (set(_known_loss()) - kept) & set(loss)
+        fields = {key: value for key, value in fields.items() if key != "rigidity"}
+    else:
+        drop_loss |= {"similarity_weight"}
+    fields["features"] = {key: value for key, value in features.items() if key not in drop_features}
+    fields["loss"] = {key: value for key, value in loss.items() if key not in drop_loss}
+    return fields
+
+
+def _known_loss() -> list[str]:
+    from equisynth.config import Loss
+
+    return list(Loss.model_fields)
+
+
+def _known(model: type[BaseModel], path: list[Any]) -> list[str]:
+    for part in path[:-1]:
+        field = model.model_fields.get(str(part))
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
+        inner = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        if inner is None:
+            break
+        model = inner
+    return list(model.model_fields)
+
+
+def _origin(path: list[Any], layers: list[tuple[str, Any]]) -> str:
+    """The key with the name of the last layer that sets it (or its closest parent)."""
+    dotted = ".".join(str(part) for part in path)
+    for length in range(len(path), 0, -1):
+        for where, layer in reversed(layers):
+            node: Any = layer
+            for part in path[:length]:
+                node = node.get(part, layer) if isinstance(node, dict) and part in node else layer
+                if node is layer:
+                    break
+            if node is not layer:
+                return f"{where}.{dotted}"
+    return dotted
+
+
+def _mapping(value: Any, where: str) -> Tree:
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: found {type(value).__name__} {value!r:.60}, expected a mapping of keys to values")
+    return value
+
+
+def _keys(tree: Tree, known: tuple[str, ...], where: str, required: tuple[str, ...] = ()) -> None:
+    for key in tree:
+        if key not in known:
+            raise UserError(f"{where}: unknown key '{key}'; known: {', '.join(known)}")
+    for key in required:
+        if key not in tree:
+            raise UserError(f"{where}: key '{key}' is missing; add it")
+
+
+def _choice(value: Any, known: Any, where: str) -> None:
+    if not isinstance(value, str) or value not in known:
+        raise UserError(f"{where}: found {value!r}, expected one of: {', '.join(map(str, known))}")

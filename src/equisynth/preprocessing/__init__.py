@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: masks, intensities and resampling; nothing here knows files or datasets."""

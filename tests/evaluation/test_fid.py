@@ -1,0 +1,188 @@
+"""FID against pytorch-fid itself, with the architecture's seeded random weights (no network, no download)."""
+
+from __future__ import annotations
+
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from equisynth.errors import UserError
+from equisynth.evaluation import fid
+from equisynth.files import sha256
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A seeded random state of pytorch-fid's Inception, kept in a file as its real weights are."""
+    path = tmp_path_factory.mktemp("weights") / "fid_inception.pth"
+    module = fid.import_inception()
+    torch.manual_seed(0)
+    states: list[Any] = []
+
+    class Stop(Exception):
+        pass
+
+    def capture(*_: Any, **__: Any) -> Any:
+        raise Stop
+
+    original_load, original_build = module.load_state_dict_from_url, module._inception_v3
+
+    def build(*arguments: Any, **settings: Any) -> Any:
+        states.append(original_build(*arguments, **settings))
+        return states[-1]
+
+    module.load_state_dict_from_url, module._inception_v3 = capture, build
+    try:
+        with pytest.raises(Stop):
+            module.fid_inception_v3()
+    finally:
+        module.load_state_dict_from_url, module._inception_v3 = original_load, original_build
+    torch.save(states[0].state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def network(weights: Path) -> torch.nn.Module:
+    return fid.load_inception(weights)
+
+
+def volumes(seed: int, count: int = 2) -> list[np.ndarray]:
+    state = np.random.RandomState(seed)
+    result = [np.cumsum(state.rand(2, 3, 2), axis=2).astype(np.float32) for _ in range(count)]
+    for volume in result:
+        volume[0] = 0
+    return result
+
+
+def test_the_network_is_the_one_of_the_file(weights: Path, network: torch.nn.Module) -> None:
+    state = torch.load(weights, weights_only=True)
+    assert torch.equal(network.blocks[0][0].conv.weight, state["Conv2d_1a_3x3.conv.weight"])
+    assert not network.training
+
+
+def test_activations_equal_pytorch_fid(network: torch.nn.Module, tmp_path: Path) -> None:
+    from pytorch_fid.fid_score import get_activations
+
+    images = fid.slices(volumes(0)[0], 0, 0.0, 6.5)
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    expected = get_activations(sorted(tmp_path.glob("*.png")), network, batch_size=6, num_workers=0)
+    assert np.allclose(fid.Activations(network, batch_size=4)(images), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(12, 9, 30), (60, 80, 24), (20, 200, 40)])
+def test_distance_equals_pytorch_fid(n: int, m: int, d: int) -> None:
+    fid.import_inception()
+    from pytorch_fid.fid_score import calculate_frechet_distance
+
+    state = np.random.RandomState(1)
+    a, b = state.rand(n, d), state.rand(m, d) * 1.5 + 0.2
+    expected = calculate_frechet_distance(a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False))
+    assert fid.frechet_distance(a, b) == pytest.approx(expected, rel=1e-3)
+    assert fid.frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+
+
+def test_whole_evaluation(weights: Path, network: torch.nn.Module) -> None:
+    predictions, labels = volumes(0), volumes(1, count=3)
+    result = fid.evaluate(iter(predictions), iter(labels), 3, 0.0, 6.5, weights)
+    assert result["computed"] is True
+    assert result["weights_sha256"] == sha256(weights)
+    activations = fid.Activations(network)
+    for axis in range(3):
+        entry = result[f"axis{axis}"]
+        assert entry["images"] == 2 * predictions[0].shape[axis]
+        assert entry["real_images"] == 3 * predictions[0].shape[axis]
+        assert "fewer than 2048" in entry["warning"]
+        if axis != 1:
+            continue
+        sides = [
+            np.concatenate([activations(fid.slices(volume, axis, 0.0, 6.5)) for volume in side])
+            for side in (predictions, labels)
+        ]
+        assert entry["value"] == pytest.approx(fid.frechet_distance(*sides), rel=1e-6)
+        assert entry["value"] > 0
+
+
+def test_identical_slices_are_passed_once(network: torch.nn.Module) -> None:
+    passed = []
+    activations = fid.Activations(network)
+    forward = activations._forward
+    activations._forward = lambda images: passed.append(len(images)) or forward(images)  # type: ignore[method-assign]
+    images = np.zeros((5, 8, 8), np.uint8)
+    images[3] = 7
+    found = activations(images)
+    activations(images)
+    assert passed == [2]
+    assert np.array_equal(found[0], found[4])
+    assert not np.array_equal(found[0], found[3])
+
+
+def test_slices_are_8_bit() -> None:
+    volume = np.array([-1.0, 0.0, 3.25, 6.5, 9.0], np.float32).reshape(5, 1, 1)
+    assert fid.slices(volume, 0, 0.0, 6.5).ravel().tolist() == [0, 0, 128, 255, 255]
+    assert fid.slices(volume, 1, -1.0, 5.0).shape == (1, 5, 1)
+
+
+def test_colour_images_are_taken_whole(weights: Path) -> None:
+    state = np.random.RandomState(0)
+    images = [state.randint(0, 255, (20, 30, 3)).astype(np.uint8) for _ in range(4)]
+    result = fid.evaluate(images[:2], images[2:], 2, 0.0, 255.0, weights)
+    assert result["images"]["images"] == 2
+
+
+def test_without_weights_there_is_no_number(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise OSError("no route")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    for download, reason in ((True, "no route"), (False, "downloads are off")):
+        result = fid.evaluate(volumes(0), volumes(1), 3, 0.0, 6.5, download=download)
+        assert result.keys() == {"computed", "reason"}
+        assert result["computed"] is False
+        assert reason in result["reason"]
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+def test_where_weights_are_found(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    cached = tmp_path / "hub" / "checkpoints" / "pt_inception-2015-12-05-6726825d.pth"
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"cached")
+    assert fid.find_weights(download=False) == cached
+    fid.LOCAL_WEIGHTS.parent.mkdir()
+    fid.LOCAL_WEIGHTS.write_bytes(b"local")
+    assert fid.find_weights(download=False) == fid.LOCAL_WEIGHTS
+    assert fid.find_weights(cached, download=False) == cached
+
+
+def test_a_download_with_another_hash_is_not_kept(tmp_path: Path, monkeypatch: Any) -> None:
+    import io
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: io.BytesIO(b"something else"))
+    with pytest.raises(fid.Unavailable, match="6726825d"):
+        fid.find_weights()
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+def test_wrong_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="absent.pth: not found"):
+        fid.evaluate(volumes(0), volumes(1), 3, 0.0, 6.5, tmp_path / "absent.pth")
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="other.pth: are not"):
+        fid.load_inception(tmp_path / "other.pth")
+
+
+def test_one_image_is_not_enough() -> None:
+    with pytest.raises(fid.Unavailable, match="at least two"):
+        fid.frechet_distance(np.ones((1, 4)), np.ones((5, 4)))
