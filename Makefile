@@ -8,9 +8,10 @@
 PYTHON ?= python3
 WORKERS ?= 2
 ENV := .venv
-BIN := $(CURDIR)/$(ENV)/bin
+BIN := $(ENV)/bin
 STAMP := $(ENV)/.installed
-export PATH := $(BIN):$(PATH)
+# for what the commands below start themselves
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
@@ -24,39 +25,41 @@ env: $(STAMP)
 
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python %d.%d found, 3.11 or newer expected: make PYTHON=python3.11" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
-	test -x $(ENV)/bin/python || $(PYTHON) -m venv $(ENV)
-	$(ENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
-	$(ENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	test -x $(BIN)/python || $(PYTHON) -m venv $(ENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
 demo: $(STAMP)
 	$(if $(FID_WEIGHTS),cp -- "$(FID_WEIGHTS)" weights/fid_inception.pth)
 	mkdir -p .equisynth && touch .equisynth/demo-started
-	dvc repro
-	dvc metrics show
-	@python scripts/timings.py --since .equisynth/demo-started
+	$(BIN)/dvc repro
+	$(BIN)/dvc metrics show
+	@$(BIN)/python scripts/timings.py --since .equisynth/demo-started
+	@echo "model: models:/ixi@champion; its runs: $(BIN)/mlflow ui"
 
 test: $(STAMP)
-	python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-all: $(STAMP)
-	python -m pytest -n $(WORKERS) --dist loadfile -m "slow or not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "slow or not slow"
 
 lint: $(STAMP)
-	ruff check .
-	ruff format --check .
-	mypy
-	hadolint Dockerfile
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
 
 lock:
 	rm -rf build/lock
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH) ".[pipeline,dev]"
-	build/lock/bin/python scripts/lock.py > requirements.lock
+	build/lock/bin/python scripts/lock.py > build/requirements.lock
+	mv build/requirements.lock requirements.lock
 	rm -rf build/lock
 
 screenshots: $(STAMP)
-	python scripts/screenshots.py
+	$(BIN)/python scripts/screenshots.py
 
 clean:
 	rm -rf $(ENV) build dist .pytest_cache .mypy_cache .ruff_cache

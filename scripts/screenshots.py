@@ -1,4 +1,4 @@
-"""Screenshots of a repository's bare ``mlflow ui``: runs, one run's overview, curves and pictures, the registry, a comparison.
+"""Screenshots of a repository's ``mlflow ui``: runs, one run's overview, curves, pictures, registry, comparison.
 
     .venv/bin/python scripts/screenshots.py [--repository .] [--task ixi] [--out reports/screenshots]
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import signal
 import socket
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 180
 """Seconds for the server's first answer and for a page to show what is looked for."""
+NO_ASSISTANT = "try { localStorage['mlflow.assistant.fab.autoOpenedOnFirstLoad_v1'] = 'true' } catch {}"
+"""Keeps a panel closed that opens by itself at a browser's first visit and covers a third of the page."""
 
 
 def chromium() -> str | None:
@@ -36,15 +39,20 @@ def chromium() -> str | None:
 
 @contextmanager
 def mlflow_ui(repository: Path) -> Iterator[str]:
-    """Bare ``mlflow ui`` started in the repository (only its port and number of workers are chosen); its address, once it answers."""
+    """``mlflow ui`` in the repository, bare but for its port and number of workers; its address, once it answers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [str(Path(sys.executable).with_name("mlflow")), "ui", "--port", str(port), "--workers", "1"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-    environment["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # starts sooner
     server = subprocess.Popen(
-        command, cwd=repository, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        command,
+        cwd=repository,
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
     address = f"http://127.0.0.1:{port}"
     try:
@@ -60,63 +68,67 @@ def mlflow_ui(repository: Path) -> Iterator[str]:
 
 
 @contextmanager
-def browser_page(width: int = 1500, height: int = 950) -> Iterator[Page]:
-    """A page of a headless browser."""
+def browser_page(width: int = 1500, height: int = 1000) -> Iterator[Page]:
+    """A page of a headless browser that reaches nothing but this machine."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": width, "height": height})
         page.set_default_timeout(PATIENCE * 1000)
-        page.add_init_script("localStorage.setItem('mlflow.telemetry.disabled', 'true')")
+        page.add_init_script(NO_ASSISTANT)
+        page.route(re.compile(r"^https?://(?!127\.0\.0\.1)"), lambda route: route.abort())
         yield page
         browser.close()
 
 
-def open_page(page: Page, url: str, *texts: str) -> None:
-    """Opens a page of the single-page application and waits until it shows the texts."""
+def open_page(page: Page, url: str, *selectors: str) -> None:
+    """Opens a view of MLflow's single-page application and waits until it shows what is selected."""
     page.goto("about:blank")  # else only the part behind # changes and the application keeps its state
     page.goto(url)
-    for text in texts:
-        page.get_by_text(text).first.wait_for()
+    for selector in selectors:
+        page.locator(selector).first.wait_for()
     page.wait_for_timeout(1500)  # charts are drawn after their titles
 
 
-def take_all(repository: Path, task: str, out: Path) -> list[Path]:
-    """Takes every screenshot; returns their paths."""
+def views(address: str, task: str) -> dict[str, tuple[str, list[str]]]:
+    """Name -> address and what must be seen there, of everything worth a look in the working directory's store."""
     from mlflow import MlflowClient
 
-    os.chdir(repository)
     client = MlflowClient()
     experiment = client.get_experiment_by_name(task)
     runs = client.search_runs([experiment.experiment_id]) if experiment else []
     if not runs:
-        sys.exit(f"{repository}: no runs of '{task}'; run dvc repro first")
+        sys.exit(f"no runs of '{task}' in {Path.cwd()}; run dvc repro first")
     run = next((found for found in runs if client.list_artifacts(found.info.run_id, "pictures")), runs[0])
+    name = f"text={run.info.run_name}"
+    table = f"{address}/#/experiments/{experiment.experiment_id}/runs"
+    page = f"{table}/{run.info.run_id}"
+    found = {
+        "1-runs": (table, [name]),
+        "2-run": (page, [name, "text=validation/selection"]),
+        "3-curves": (f"{page}/model-metrics", [".js-plotly-plot"]),
+    }
+    for position, file in enumerate(client.list_artifacts(run.info.run_id, "pictures")):
+        found[f"4-picture-{position + 1}"] = (f"{page}/artifacts/{file.path}", [f"text={Path(file.path).name}", "img"])
+    if task in [model.name for model in client.search_registered_models()]:
+        found["5-registry"] = (f"{address}/#/models/{task}", ["text=champion"])
+    if len(runs) > 1:
+        ids = ",".join(f'"{other.info.run_id}"' for other in runs[:3])
+        query = f'runs=[{ids}]&experiments=["{experiment.experiment_id}"]'
+        found["6-comparison"] = (f"{address}/#/compare-runs?{query}", [name])
+    return found
+
+
+def take_all(repository: Path, task: str, out: Path) -> Iterator[Path]:
+    """Takes every screenshot; yields their paths."""
+    os.chdir(repository)
     out.mkdir(parents=True, exist_ok=True)
-    taken = []
     with mlflow_ui(repository) as address, browser_page() as page:
-        runs_url = f"{address}/#/experiments/{experiment.experiment_id}/runs"
-        run_url = f"{runs_url}/{run.info.run_id}"
-        name = run.info.run_name
-        views = {
-            "1-runs": (runs_url, [name]),
-            "2-run": (run_url, [name, "validation/selection"]),
-            "3-curves": (f"{run_url}/model-metrics", ["validation/selection"]),
-        }
-        for position, file in enumerate(client.list_artifacts(run.info.run_id, "pictures")[:3]):
-            views[f"4-picture-{position + 1}"] = (f"{run_url}/artifacts/{file.path}", [Path(file.path).name])
-        if task in [model.name for model in client.search_registered_models()]:
-            views["5-registry"] = (f"{address}/#/models/{task}", ["champion"])
-        if len(runs) > 1:
-            ids = ",".join(f'"{found.info.run_id}"' for found in runs[:3])
-            query = f"runs=[{ids}]&experiments=[\"{experiment.experiment_id}\"]"
-            views["6-comparison"] = (f"{address}/#/compare-runs?{query}", [name])
-        for view, (url, texts) in views.items():
-            open_page(page, url, *texts)
-            taken.append(out / f"{view}.png")
-            page.screenshot(path=taken[-1])
-    return taken
+        for view, (url, selectors) in views(address, task).items():
+            open_page(page, url, *selectors)
+            page.screenshot(path=out / f"{view}.png")
+            yield out / f"{view}.png"
 
 
 def _wait(server: subprocess.Popen[bytes], url: str) -> None:
@@ -142,7 +154,7 @@ def main() -> None:
     if chromium() is None:
         sys.exit("chromium: not found; install it (apt-get install chromium) or set CHROMIUM to its path")
     for path in take_all(arguments.repository.resolve(), arguments.task, arguments.out.resolve()):
-        print(path)
+        print(path, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""A folder with a fresh MLflow database (migrated once per session, then copied) and small stand-ins for a pipeline's outputs."""
+"""A folder with a fresh MLflow database (migrated once a session, then copied), stand-ins for a pipeline's outputs."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,8 @@ def write_model(folder: Path, settings: Settings, seed: int = 0) -> None:
     save_file({f"i2i.{key}": value for key, value in network.state_dict().items()}, folder / "model.safetensors")
     description = Description(format=FORMAT, settings=settings, preparation={}, best_epoch=3, selection=0.1)
     write_description(folder, description)
-    write_json(folder / "history.json", make_history(settings.epochs))
+    history = folder.parent.parent / "reports/history" / f"{folder.name}.json"
+    write_json(history, make_history(settings.epochs))
 
 
 def make_history(epochs: int) -> list[dict[str, float]]:
@@ -92,13 +92,13 @@ def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def repository(tmp_path: Path, migrated_database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def repository(tmp_path: Path, migrated_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with an empty, migrated database and a prepared dataset's description."""
     shutil.copy(migrated_database, tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     write_json(tmp_path / "data/prepared/ixi/dataset.json", {"name": "ixi"})
-    yield tmp_path
+    return tmp_path
 
 
 def make_image(size: int = 12) -> np.ndarray[Any, np.dtype[np.float32]]:

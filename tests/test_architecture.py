@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,19 @@ def test_changing_another_method_leaves_training_up_to_date() -> None:
             stated = _source_dependencies(stage, key, item)
             assert f"src/equisynth/methods/{own}.py" in stated, instance
             assert not stated & {f"src/equisynth/methods/{name}.py" for name in METHODS - {own}}, instance
+
+
+def test_applying_a_model_in_a_folder_needs_the_base_dependencies_only() -> None:
+    """What an installation without extras has; only models pulled by name need the registry's libraries."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    base = {re.match(r"[\w-]+", requirement)[0].lower() for requirement in project["dependencies"]}
+    modules = base - {"pyyaml", "pillow"} | {"yaml", "PIL"} | {PACKAGE} | sys.stdlib_module_names
+    registry = {module_file("equisynth.registry"), module_file("equisynth.store")}
+    for method in METHODS:
+        files = reachable(module_file("equisynth.apply"), {"equisynth.methods.*": f"equisynth.methods.{method}"})
+        assert len(files) > 10
+        for path in files - registry:
+            assert {found.name.split(".")[0] for found in imports(path)} <= modules, path
 
 
 def test_help_answers_at_once() -> None:

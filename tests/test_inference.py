@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from equisynth.datasets.tiles import patch_masks, patch_starts, window
 from equisynth.errors import UserError
 from equisynth.inference import VOLUME, Rule, predict_nifti, translate_slabs, translate_volume
 from equisynth.networks.unet import UNet
@@ -25,11 +26,10 @@ def intensity(mean: Any, std: Any, clip: Any = None) -> SimpleNamespace:
 
 
 def describe(patch: tuple[int, ...], stride: tuple[int, ...] | None = None, **changes: Any) -> SimpleNamespace:
-    values: dict[str, Any] = dict(
-        n_dims=len(patch), patch_size=patch, inference_stride=stride or patch, fusing_mask_smoothing=None,
-        input=intensity([0.0], [1.0]), label=intensity([0.0], [1.0]),
-    )  # fmt: skip
-    return SimpleNamespace(**{**values, **changes})
+    one, smoothing = intensity([0.0], [1.0]), changes.pop("fusing_mask_smoothing", None)
+    settings = {"patch_size": patch, "inference_stride": stride, "fusing_mask_smoothing": smoothing}
+    data: dict[str, Any] = {"n_dims": len(patch), "input": one, "label": one, "invalid_at_or_below": None}
+    return SimpleNamespace(settings=SimpleNamespace(**settings, data=SimpleNamespace(**{**data, **changes})))
 
 
 def golden_model(golden: Golden, n_dims: int) -> SimpleNamespace:
@@ -60,6 +60,23 @@ IDENTITY = SimpleNamespace(predict=lambda values, mask: values)
 BLEND = [(None, (4, 5, 6)), (1.5, (3, 3, 4))]
 
 
+def decided_alike(golden: Golden) -> np.ndarray:
+    """Where the reference, which skips whole batches of tiles, and ours, which decides per tile, do the same.
+
+    Known difference: tiles that are skipped for their little weight although something in them is valid.
+    """
+    settings, mask = golden.json("settings_json"), golden["mask"] > 0
+    tiling = mask.shape, settings["patch_size"], settings["stride"]
+    alike = np.ones(mask.shape, bool)
+    fusing_masks = patch_masks(*tiling, smoothing=settings["fusing_mask_smoothing"])
+    for start, fusing in zip(patch_starts(*tiling), fusing_masks, strict=True):
+        place = window(start, settings["patch_size"])
+        weight = (mask[place] * fusing).sum()
+        if 0 < weight < VOLUME.minimum_weight:
+            alike[place] = False
+    return alike
+
+
 @pytest.mark.parametrize("case", (GOLDEN / "inference_nifti").children())
 def test_nifti_golden(case: str) -> None:
     golden = GOLDEN / "inference_nifti" / case
@@ -67,7 +84,12 @@ def test_nifti_golden(case: str) -> None:
     found = translate_volume(model.predict, golden["volume"], golden["mask"], model.description)
     assert found.dtype == np.float32
     if "prediction" in golden:
-        golden.check("prediction", found)
+        compared = decided_alike(golden)
+        assert compared.mean() > 0.5
+        expected = golden["prediction"]
+        scale = np.abs(expected).max()
+        limit = golden.tolerance("prediction")
+        assert np.abs(found - expected)[compared].max() <= limit * scale
     else:  # the reference fails on integer files; ours must give what the same values as floats give
         floats = golden["volume"].astype(np.float32)
         assert np.array_equal(found, translate_volume(model.predict, floats, golden["mask"], model.description))
@@ -210,7 +232,8 @@ def test_nifti_geometry_is_kept(tmp_path: Path, dtype: Any, suffix: str) -> None
         assert np.array_equal(a, b)
         assert code_a == code_b
     assert found.header.get_xyzt_units() == ("mm", "sec")
-    assert found.dataobj.slope == 1 and found.dataobj.inter == 0
+    assert found.dataobj.slope == 1
+    assert found.dataobj.inter == 0
     assert found.header["cal_max"] == 0
     distance = np.linalg.norm(centre_of_brightness(source) - centre_of_brightness(target))
     assert distance < 0.9

@@ -113,10 +113,12 @@ def test_null_takes_a_value_back() -> None:
 def test_source_and_preparation_are_those_of_the_scale() -> None:
     content = tree()
     change(content, "sources/ixi", {"kind": "phantom", "seed": 3})
-    change(content, "scales/demo/ixi/source", {"seed": 4})
+    change(content, "scales/demo/ixi/phantom", {"seed": 4})
     change(content, "datasets/ixi/preparation", {"seed": 1, "deformation": {"smoothing": 10}})
     change(content, "scales/demo/ixi/preparation", {"deformation": {"smoothing": 5}})
     assert params.source(content, "ixi", "demo") == {"kind": "phantom", "seed": 4}
+    change(content, "sources/ixi", {"kind": "path", "path": "scans"})
+    assert params.source(content, "ixi", "demo") == {"kind": "path", "path": "scans"}
     assert params.preparation(content, "ixi", "demo") == {"seed": 1, "deformation": {"smoothing": 5}}
     assert params.preparation(content, "ixi", "paper")["deformation"] == {"smoothing": 10}
 
@@ -142,6 +144,7 @@ MISTAKES: list[tuple[str, Any, list[str]]] = [
     ("scales/demo/coco", {}, ["scales.demo", "'coco'", "ixi"]),
     ("scales/demo/ixi/epochs", 3, ["scales.demo.ixi", "unknown key 'epochs'", "training"]),
     (f"pipeline/{EXPERIMENT}/method", "eqsim", [f"pipeline.{EXPERIMENT}.method", "'eqsim'", "eqsim_com_eqadv"]),
+    (f"pipeline/{EXPERIMENT}/code", "supervised", [f"pipeline.{EXPERIMENT}.code", "'supervised'", "equivariant"]),
     (f"pipeline/{EXPERIMENT}/dataset", "coco", [f"pipeline.{EXPERIMENT}.dataset", "'coco'", "ixi"]),
     (f"pipeline/{EXPERIMENT}/dataset", REMOVED, [f"pipeline.{EXPERIMENT}", "'dataset' is missing"]),
     (f"pipeline/{EXPERIMENT}/epochs", 3, [f"pipeline.{EXPERIMENT}", "unknown key 'epochs'", "overrides"]),

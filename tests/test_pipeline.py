@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 EXPERIMENT = "ixi-eqsim_com_eqadv"
 COPIED = ("src", "bin", "dvc.yaml", "params.yaml", "weights", ".dvc", ".dvcignore", ".gitignore")
 SMALLEST: dict[str, Any] = {
-    "source": {"cases": {"train": 2, "validate": 1, "test": 1}, "voxel_size": [5.0, 5.0, 6.0], "shape": [40, 48, 32]},
+    "phantom": {"cases": {"train": 2, "validate": 1, "test": 1}, "voxel_size": [5.0, 5.0, 6.0], "shape": [40, 48, 32]},
     "data": {"voxel_size": [5.0, 5.0, 6.0]},
     "training": {
         "patch_size": [16, 16, 16],
@@ -48,7 +48,9 @@ class Repository:
         }
 
     def run(self, *command: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
+        )
         assert done.returncode == expect, f"{' '.join(command)} -> {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
@@ -221,17 +223,18 @@ def test_only_stages_that_use_what_changed_run_again(repository: Repository) -> 
 def mlflow_run(repository: Repository) -> dict[str, Any]:
     """The training's run, read by another process that stands in the repository and sets nothing."""
     code = (
-        "import json, mlflow\n"
+        "import json, mlflow, sys\n"
         "client = mlflow.MlflowClient()\n"
         "ids = [e.experiment_id for e in client.search_experiments()]\n"
-        "runs = client.search_runs(ids, filter_string=\"tags.`equisynth.experiment` = '%s'\")\n"
+        "query = \"tags.`equisynth.experiment` = '\" + sys.argv[1] + \"'\"\n"
+        "runs = client.search_runs(ids, filter_string=query)\n"
         "assert len(runs) == 1, len(runs)\n"
         "def walk(path=None):\n"
         "    for item in client.list_artifacts(runs[0].info.run_id, path):\n"
         "        yield from walk(item.path) if item.is_dir else [item.path]\n"
-        "print('RUN' + json.dumps({'data': runs[0].data.to_dictionary(), 'artifacts': list(walk())}))\n" % EXPERIMENT
+        "print('RUN' + json.dumps({'data': runs[0].data.to_dictionary(), 'artifacts': list(walk())}))\n"
     )
-    lines = repository.run(sys.executable, "-c", code).stdout.splitlines()
+    lines = repository.run(sys.executable, "-c", code, EXPERIMENT).stdout.splitlines()
     return dict(json.loads(next(line for line in lines if line.startswith("RUN"))[3:]))
 
 

@@ -9,22 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from mlflow_repository import (
-    make_image,
-    make_metrics,
-    make_settings,
-    migrated_database,
-    repository,
-    write_model,
-)
 
 from equisynth import store
 from equisynth.errors import UserError
 from equisynth.files import read_json, sha256, write_json
 from equisynth.registry import Candidate, RegistrySettings, choose_champion, pull, register
 from equisynth.tracking import run_of
+from mlflow_repository import (
+    make_image,
+    make_metrics,
+    make_settings,
+    write_model,
+)
 
-__all__ = ["migrated_database", "repository"]
+pytest_plugins = ["mlflow_repository"]
 OLD = Candidate("old", "demo", "d1", "validate.mae", 0.20)
 NEW = replace(OLD, model_sha256="new", value=0.19)
 
@@ -36,7 +34,7 @@ def enrol(experiment: str, mae: float, seed: int, scale: str = "demo", force: bo
     write_model(folder, settings, seed)
     sha, metrics = sha256(folder / "model.safetensors"), make_metrics(mae)
     candidate = Candidate(sha, scale, version or "d1", "validate.mae", mae)
-    return register(folder, settings, run_of(folder), candidate, metrics, RegistrySettings(), force)
+    return register(folder, settings, run_of(experiment), candidate, metrics, RegistrySettings(), force)
 
 
 @pytest.mark.parametrize(
@@ -88,8 +86,7 @@ def test_a_pulled_model_is_the_registered_one_without_pickles(repository: Path) 
     stored = [path for path in folder.parent.rglob("*") if path.is_file()]
     assert {path.suffix for path in stored} <= {".safetensors", ".json", ".py", ".yaml", ".txt", ""}
     for path in stored:
-        assert b"sklearn" not in path.read_bytes()[:2] and not path.read_bytes().startswith(b"\x80"), path
-    assert yaml.safe_load((folder.parent / "MLmodel").read_text())["flavors"]["python_function"]["streamable"] is not None
+        assert not path.read_bytes().startswith((b"\x80", b"PK")), f"{path} is a pickle or an archive that may hold one"
 
 
 def test_pulling_works_from_another_folder(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:

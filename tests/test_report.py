@@ -9,13 +9,13 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
-from mlflow_repository import make_metrics, make_settings, migrated_database, repository, write_model
 
 from equisynth import report, store
 from equisynth.datasets.prepared import DatasetInfo, write_case, write_info
 from equisynth.files import write_json
+from mlflow_repository import make_metrics, make_settings, write_model
 
-__all__ = ["migrated_database", "repository"]
+pytest_plugins = ["mlflow_repository"]
 RANDOM = np.random.RandomState(0)
 
 
@@ -79,7 +79,9 @@ def test_the_grid_is_drawn_where_the_deformation_takes_it() -> None:
 
 
 def test_curves_have_one_plot_per_value_validation_first() -> None:
-    history = [{"epoch": float(e), "train/a": 1 / e, "train/b": 2 / e, "validation/selection": 3 / e} for e in (1, 2, 3)]
+    history = [
+        {"epoch": float(e), "train/a": 1 / e, "train/b": 2 / e, "validation/selection": 3 / e} for e in (1, 2, 3)
+    ]
     figure = report.draw_curves(history, best_epoch=3)
     assert [ax.get_title() for ax in figure.axes if ax.lines] == ["validation/selection", "train/a", "train/b"]
     np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), [3, 1.5, 1])
@@ -123,6 +125,6 @@ def test_the_stage_writes_pictures_and_logs_them_to_the_run(repository: Path) ->
     assert names == [
         "1-curves.png", "2-prediction-c.png", "2-prediction-d.png", "3-deformation-c.png", "3-deformation-d.png",
     ]  # fmt: skip
-    logged = store.open_store().list_artifacts(run_of(Path("models/ixi-noreg")), "pictures")
+    logged = store.open_store().list_artifacts(run_of("ixi-noreg"), "pictures")
     assert [Path(file.path).name for file in logged] == names
     assert Path("reports/ixi-noreg.html").read_text().count("<img") == 5

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from mlflow_repository import make_history, make_metrics, make_settings, migrated_database, repository, write_model
 
 from equisynth import store, tracking
 from equisynth.errors import UserError
 from equisynth.files import sha256
+from mlflow_repository import make_history, make_metrics, make_settings, write_model
 
-__all__ = ["migrated_database", "repository"]
+pytest_plugins = ["mlflow_repository"]
 SETTINGS = make_settings()
 
 
@@ -87,8 +87,8 @@ def test_a_run_is_found_by_its_model_and_the_latest_counts(repository: Path) -> 
 
 def test_lost_runs_are_made_again_once(repository: Path) -> None:
     write_model(repository / "models/ixi-noreg", SETTINGS)
-    run_id = tracking.run_of(Path("models/ixi-noreg"))
-    assert tracking.run_of(Path("models/ixi-noreg")) == run_id
+    run_id = tracking.run_of("ixi-noreg")
+    assert tracking.run_of("ixi-noreg") == run_id
     run = store.open_store().get_run(run_id)
     assert run.data.tags["equisynth.rebuilt"] == "true"
     assert run.data.tags[tracking.MODEL] == sha256(repository / "models/ixi-noreg/model.safetensors")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from equisynth.errors import UserError
-from equisynth.inference import predict_nifti, predict_tiff
+from equisynth.inference import predict_nifti
 from equisynth.model import load_model
+from equisynth.slides import predict_tiff
 
 NIFTI, TIFF = (".nii", ".nii.gz"), (".tif", ".tiff")
 

@@ -151,10 +151,9 @@ def resolve(
 
 
 def _dataset(experiment: str) -> str:
-    from equisynth.params import read
-    from equisynth.params import resolve as resolve_settings
+    from equisynth import params
 
-    return resolve_settings(read(), experiment).dataset
+    return params.dataset_of(params.read(), experiment)
 
 
 def _timed(stage: str) -> AbstractContextManager[None]:

@@ -182,7 +182,7 @@ class Settings(Strict):
     scale: str
     seed: int = 0
     dataset: str
-    method: Literal["equivariant", "supervised"]
+    method: str
     data: Data
 
     trains_on_label: str

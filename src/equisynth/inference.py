@@ -1,4 +1,4 @@
-"""Whole images from overlapping tiles: volumes (NIfTI here, slides in ``slides.py``), with memory bounded by one row of tiles.
+"""Whole images from overlapping tiles: volumes here, slides in ``slides.py``. Memory is bounded by one row of tiles.
 
 Tiles of the training patch size lie at the inference stride, the last one flush with the end. Each prediction is
 weighted by its fusing mask (``datasets/tiles.py``); the output is the weighted sum over the sum of weights. Tiles are
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equisynth.config import Data, Intensity, Settings
 from equisynth.datasets.intensity import channels_first, denormalise, normalise, valid_mask
 from equisynth.datasets.tiles import axis_masks, axis_starts, outer, window
 from equisynth.errors import UserError
@@ -30,30 +31,22 @@ Read = Callable[[tuple[slice, ...]], tuple[np.ndarray, "np.ndarray | None"]]
 """Raw values (*P) or (*P, C) and valid mask (*P) of a window of the image; None: valid everywhere."""
 
 
-class Normalisation(Protocol):
-    """What of the description of a modality inference needs."""
-
-    mean: Any
-    std: Any
-    clip: Any
-    channels: int
-
-
 class Description(Protocol):
-    """What of a model's description inference needs. ``invalid_at_or_below`` is looked at where there is one."""
+    """What of a model's description inference needs: patch size, stride, smoothing and intensities of its settings."""
 
-    n_dims: int
-    patch_size: Any
-    inference_stride: Any
-    fusing_mask_smoothing: Any
-    input: Any
-    label: Any
+    @property
+    def settings(self) -> Settings:
+        """Of the experiment that trained the model."""
+        ...
 
 
 class Predictor(Protocol):
     """A trained model."""
 
-    description: Any
+    @property
+    def description(self) -> Description:
+        """How to feed it."""
+        ...
 
     def predict(self, values: Tensor, mask: Tensor) -> Tensor:
         """See `Predict`."""
@@ -99,17 +92,18 @@ def translate_slabs(
     Yields:
         The first index along axis 0 and the values (n, *S[1:], C') float32 of consecutive slabs.
     """
-    patch, stride = _tiling(description, len(shape))
-    slice_wise = len(shape) > description.n_dims
+    settings = description.settings
+    patch, stride = _tiling(settings, len(shape))
+    slice_wise = len(shape) > settings.data.n_dims
     padded = [max(size, extent) for size, extent in zip(shape, patch, strict=True)]
     starts = [axis_starts(*axis) for axis in zip(padded, patch, stride, strict=True)]
     profiles = [
-        axis_masks(first, size, extent, description.fusing_mask_smoothing)
+        axis_masks(first, size, extent, settings.fusing_mask_smoothing)
         for first, size, extent in zip(starts, padded, patch, strict=True)
     ]
     rows, columns = len(starts[0]), list(itertools.product(*(range(len(axis)) for axis in starts[1:])))
     total = rows * len(columns)
-    channels = description.label.channels
+    channels = settings.data.label.channels
     sums = np.zeros((patch[0], *padded[1:], channels), dtype=np.float32)
     weights = np.zeros((patch[0], *padded[1:]), dtype=np.float32)
 
@@ -119,13 +113,12 @@ def translate_slabs(
             index = (row, *column)
             start = [axis[k] for axis, k in zip(starts, index, strict=True)]
             fusing = outer([profile[k] for profile, k in zip(profiles, index, strict=True)])
-            values, mask = _tile(read, start, patch, shape, description)
+            values, mask = _tile(read, start, patch, shape, settings.data)
             if float((mask * fusing).sum(dtype=np.float64)) >= rule.minimum_weight:
                 waiting.append(((slice(None), *window(start[1:], patch[1:])), values, mask, fusing))
             if waiting and (len(waiting) == batch_size or number + 1 == len(columns)):
-                for (place, _, mask, fusing), tile in zip(
-                    waiting, _predict_tiles(predict, waiting, description, rule, slice_wise), strict=True
-                ):
+                tiles = _predict_tiles(predict, waiting, settings.data.label, rule, slice_wise)
+                for (place, _, _, fusing), tile in zip(waiting, tiles, strict=True):
                     sums[place] += np.moveaxis(tile, 0, -1) * fusing[..., None]
                     weights[place] += fusing
                 waiting = []
@@ -135,7 +128,7 @@ def translate_slabs(
         done = min(following, shape[0]) - first
         if done > 0:
             visible = (slice(done), *(slice(size) for size in shape[1:]))
-            yield first, _fused(sums[visible], weights[visible], description, rule)
+            yield first, _fused(sums[visible], weights[visible], settings.data.label, rule)
         shift = following - first
         for buffer in (sums, weights):
             buffer[: patch[0] - shift] = buffer[shift:].copy()
@@ -163,11 +156,12 @@ def translate_volume(
         (*S), or (*S, C') where the label has several channels, float32; the values of the label, 0 (`VOLUME`) or
         its mean colour (`PICTURE`) where the input is invalid.
     """
-    several = description.input.channels > 1
+    data = description.settings.data
+    several = data.input.channels > 1
     shape = image.shape[:-1] if several else image.shape
     if mask is not None and mask.shape != shape:
         raise ValueError(f"mask of shape {mask.shape} does not fit an image of shape {shape}")
-    channels = description.label.channels
+    channels = data.label.channels
     if out is None:
         out = np.empty((*shape, channels) if channels > 1 else shape, dtype=np.float32)
 
@@ -197,18 +191,18 @@ def predict_nifti(
     import nibabel
 
     source = _load(input_path)
-    description = model.description
+    data = model.description.settings.data
     stored = np.asanyarray(source.dataobj)
-    image = _image_axes(stored, description, input_path)
+    image = _image_axes(stored, data, input_path)
     mask = None
     if mask_path is not None:
         mask = np.asanyarray(_load(mask_path).dataobj)
-        shape = image.shape[:-1] if description.input.channels > 1 else image.shape
+        shape = image.shape[:-1] if data.input.channels > 1 else image.shape
         if mask.size != np.prod(shape):
             raise UserError(f"{mask_path}: shape {mask.shape}, expected that of {input_path}, {shape}")
         mask = mask.reshape(shape, order="F")
-    result = translate_volume(model.predict, image, mask, description, batch_size=batch_size, progress=progress)
-    if description.input.channels == description.label.channels:
+    result = translate_volume(model.predict, image, mask, model.description, batch_size=batch_size, progress=progress)
+    if data.input.channels == data.label.channels:
         result = result.reshape(stored.shape, order="F")
     header = source.header.copy() if isinstance(source.header, nibabel.Nifti1Header) else None
     with atomic_path(output_path) as temporary:
@@ -246,48 +240,44 @@ def _load(path: Path | str) -> Any:
     return image
 
 
-def _image_axes(stored: np.ndarray, description: Description, path: Path | str) -> np.ndarray:
+def _image_axes(stored: np.ndarray, data: Data, path: Path | str) -> np.ndarray:
     """The stored array as (*S) or (*S, C): axes of length one beyond the third are dropped, missing ones added."""
-    channels = description.input.channels
-    spatial = list(stored.shape[:3])
-    if len(spatial) < description.n_dims:
-        spatial += [1] * (description.n_dims - len(spatial))
+    channels = data.input.channels
+    spatial = [*stored.shape[:3], *[1] * (data.n_dims - stored.ndim)]
+    if channels > 1 and data.n_dims == 2:
+        spatial = spatial[:2]
     wanted = spatial + ([channels] if channels > 1 else [])
     if stored.size != np.prod(wanted):
         raise UserError(
-            f"{path}: shape {stored.shape}, expected one {description.n_dims}D image of {channels} channel(s); "
+            f"{path}: shape {stored.shape}, expected one {data.n_dims}D image of {channels} channel(s); "
             "split the file into single images"
         )
-    if channels > 1 and len(spatial) == 3 and spatial[2] == 1 and description.n_dims == 2:
-        wanted = [*spatial[:2], channels]
     return stored.reshape(wanted, order="F")
 
 
-def _tiling(description: Description, n_axes: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _tiling(settings: Settings, n_axes: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Patch size and stride for an image of so many axes; a 2D model sees a volume as slices."""
-    extra = (1,) * (n_axes - len(description.patch_size))
-    if n_axes < description.n_dims:
-        raise ValueError(f"an image of {n_axes} axes does not fit a model of {description.n_dims}")
-    patch = tuple(int(size) for size in description.patch_size)
-    stride = tuple(int(step) for step in description.inference_stride or patch)
-    return patch + extra, stride + extra
+    if n_axes < settings.data.n_dims:
+        raise ValueError(f"an image of {n_axes} axes does not fit a model of {settings.data.n_dims}")
+    extra = (1,) * (n_axes - settings.data.n_dims)
+    patch = tuple(settings.patch_size)
+    return patch + extra, tuple(settings.inference_stride or patch) + extra
 
 
 def _tile(
-    read: Read, start: Sequence[int], patch: Sequence[int], shape: Sequence[int], description: Description
+    read: Read, start: Sequence[int], patch: Sequence[int], shape: Sequence[int], data: Data
 ) -> tuple[np.ndarray, np.ndarray]:
     """A normalised, masked tile (C, *P) and its mask (*P), float32; invalid outside the image."""
     place = tuple(slice(a, min(a + b, c)) for a, b, c in zip(start, patch, shape, strict=True))
     raw, mask = read(place)
     raw = np.asarray(raw)
     if raw.dtype.kind == "f" and not np.isfinite(raw).all():
-        finite = np.isfinite(raw).reshape(*raw.shape[: len(shape)], -1).all(axis=-1)
-        mask = finite if mask is None else finite & (np.asarray(mask) > 0)
+        finite = np.asarray(np.isfinite(raw).reshape(*raw.shape[: len(shape)], -1).all(axis=-1))
+        mask = finite if mask is None else np.asarray(finite & (np.asarray(mask) > 0))
         raw = np.nan_to_num(raw, posinf=0.0, neginf=0.0)
-    threshold = getattr(description, "invalid_at_or_below", None)
-    valid = valid_mask(mask, raw, len(shape), threshold)
+    valid = valid_mask(mask, raw, len(shape), data.invalid_at_or_below)
     weights = np.ones(raw.shape[: len(shape)], np.float32) if valid is None else valid.astype(np.float32)
-    intensity = description.input
+    intensity = data.input
     values = channels_first(normalise(raw, intensity.mean, intensity.std, intensity.clip), len(shape)) * weights
     missing = [(0, size - found) for size, found in zip(patch, weights.shape, strict=True)]
     if any(count for _, count in missing):
@@ -296,28 +286,24 @@ def _tile(
 
 
 def _predict_tiles(
-    predict: Predict, waiting: Sequence[Sequence[Any]], description: Description, rule: Rule, slice_wise: bool
+    predict: Predict, waiting: Sequence[Sequence[Any]], label: Intensity, rule: Rule, slice_wise: bool
 ) -> np.ndarray:
     """The tiles' contributions before weighting, (B, C', *P): masked, and de-normalised for volumes."""
     values = torch.from_numpy(np.stack([tile[1] for tile in waiting]))
     mask = torch.from_numpy(np.stack([tile[2] for tile in waiting])[:, None])
     with torch.no_grad():
-        if slice_wise:
-            tiles = predict(values.squeeze(-1), mask.squeeze(-1)).unsqueeze(-1)
-        else:
-            tiles = predict(values, mask)
+        tiles = predict(values.squeeze(-1), mask.squeeze(-1)).unsqueeze(-1) if slice_wise else predict(values, mask)
     found = tiles.detach().to("cpu", torch.float32).numpy()
     if rule.colours:
         return found * mask.numpy()
-    return denormalise(found, description.label.mean, description.label.std, mask.numpy())
+    return denormalise(found, label.mean, label.std, mask.numpy())
 
 
-def _fused(sums: np.ndarray, weights: np.ndarray, description: Description, rule: Rule) -> np.ndarray:
+def _fused(sums: np.ndarray, weights: np.ndarray, label: Intensity, rule: Rule) -> np.ndarray:
     """Weighted means (n, *S[1:], C'), 0 (volumes) or the mean colour where nothing was predicted."""
     covered = weights[..., None] > 0
     result = np.divide(sums, weights[..., None], out=np.zeros_like(sums), where=covered)
     if rule.colours:
-        label = description.label
         result = result * np.asarray(label.std, np.float32) + np.asarray(label.mean, np.float32)
     return result
 

@@ -68,7 +68,7 @@ def read_weights(path: Path, prefix: str = "") -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"{path}: no such model file; train it (dvc repro) or pull it (dvc pull)")
     try:
-        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="pt") as file:
             keys = file.keys()
             return {key[len(prefix) :]: file.get_tensor(key) for key in keys if key.startswith(prefix)}
     except SafetensorError as error:
@@ -113,9 +113,10 @@ def load_model(folder: Path | str, device: str | torch.device | None = None) -> 
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with torch.device("meta"):  # no time or memory for an initialisation that the file replaces
         network = method_class(description.settings.method).predictor(description.settings)
+    network.to_empty(device="cpu")
     states = read_weights(folder / WEIGHTS, prefix="i2i.")
     try:
-        network.load_state_dict(states, assign=True)
+        network.load_state_dict(states)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder / WEIGHTS}: does not fit {folder / DESCRIPTION} ({reason})") from None

@@ -21,7 +21,7 @@ SECTIONS = (
     "scale", "seed", "sources", "datasets", "methods", "scales", "pipeline", "search", "evaluation", "registry",
 )  # fmt: skip
 DATASET_PARTS = ("data", "preparation", "training")
-SCALE_PARTS = ("source", "data", "preparation", "training")
+SCALE_PARTS = ("phantom", "data", "preparation", "training")
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -94,6 +94,11 @@ def resolve(tree: Tree, experiment: str, scale: str | None = None) -> Settings:
     return validate(Settings, _only_applicable({**fields, **composed}), f"experiment {experiment}", layers)
 
 
+def dataset_of(tree: Tree, experiment: str) -> str:
+    """The dataset of an experiment."""
+    return _parts(tree, experiment)[0]
+
+
 def data_settings(tree: Tree, dataset: str, scale: str | None = None) -> Data:
     """What the images of a dataset are at a scale."""
     scale = tree["scale"] if scale is None else scale
@@ -106,10 +111,11 @@ def data_settings(tree: Tree, dataset: str, scale: str | None = None) -> Data:
 
 
 def source(tree: Tree, dataset: str, scale: str | None = None) -> Tree:
-    """Parameters of a dataset's raw source at a scale (checked by the dataset's own model)."""
+    """Parameters of a dataset's raw source (checked by the dataset's own model); a scale says how large phantoms are."""
     scale = tree["scale"] if scale is None else scale
     _choice(dataset, tree["sources"], "sources")
-    return merge(tree["sources"][dataset], _scale_part(tree, scale, dataset, "source"))
+    chosen = _mapping(tree["sources"][dataset], f"sources.{dataset}")
+    return merge(chosen, _scale_part(tree, scale, dataset, "phantom") if chosen.get("kind") == "phantom" else {})
 
 
 def preparation(tree: Tree, dataset: str, scale: str | None = None) -> Tree:
@@ -156,12 +162,27 @@ def _parts(tree: Tree, experiment: str) -> tuple[str, str, Tree]:
                 f"or <dataset>-<method> with datasets {', '.join(tree['datasets'])} "
                 f"and methods {', '.join(tree['methods'])}"
             )
+        _known_method(tree, method)
         return dataset, method, {}
     where = f"pipeline.{experiment}"
-    _keys(_mapping(entry, where), ("dataset", "method", "overrides"), where, required=("dataset", "method"))
+    required = ("dataset", "method", "code")
+    _keys(_mapping(entry, where), (*required, "overrides"), where, required)
     _choice(entry["dataset"], tree["datasets"], f"{where}.dataset")
     _choice(entry["method"], tree["methods"], f"{where}.method")
+    _known_method(tree, entry["method"])
+    code = _mapping(tree["methods"][entry["method"]], f"methods.{entry['method']}").get("method")
+    if entry["code"] != code:  # DVC cannot look it up by itself, see dvc.yaml
+        expected = f"{code!r} as methods.{entry['method']}.method says"
+        raise UserError(f"params.yaml: {where}.code: found {entry['code']!r}, expected {expected}")
     return entry["dataset"], entry["method"], entry.get("overrides") or {}
+
+
+def _known_method(tree: Tree, name: str) -> None:
+    """A method is a file: the settings name it, nothing else does."""
+    files = sorted(path.stem for path in (Path(__file__).parent / "methods").glob("*.py"))
+    known = [stem for stem in files if stem not in ("__init__", "base", "parts")]
+    where = f"methods.{name}"
+    _choice(_mapping(tree["methods"][name], where).get("method"), known, f"{where}.method")
 
 
 def _scale_part(tree: Tree, scale: str, dataset: str, part: str) -> Tree:

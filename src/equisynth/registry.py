@@ -127,8 +127,10 @@ def register(
         "model_sha256": candidate.model_sha256,
         "dataset_version": candidate.dataset_version,
         "measure": candidate.measure,
-        **{key: str(value) for key, value in store.flatten(evaluation).items() if value is not None},
+        **{key: _text(value) for key, value in store.flatten(evaluation).items() if value is not None},
     }
+    if candidate.value is not None:
+        tags[candidate.measure] = repr(candidate.value)  # compared later: to the last digit
     for key, value in tags.items():
         client.set_model_version_tag(name, version.version, key, value)
     old = _champion(client, name, options.alias)
@@ -207,7 +209,7 @@ def _save_pyfunc(path: Path, folder: Path, settings: Settings, run_id: str, mode
 
     data = settings.data
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*input example was not provided.*")  # it would store a volume
+        warnings.simplefilter("ignore", UserWarning)  # that there is no input example: it would store a volume
         pyfunc.save_model(
             str(path),
             mlflow_model=Model(run_id=run_id, model_id=model_id),
@@ -226,6 +228,10 @@ def _champion(client: MlflowClient, name: str, alias: str) -> ModelVersion | Non
         return client.get_model_version_by_alias(name, alias)
     except MlflowException:
         return None
+
+
+def _text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _candidate(version: ModelVersion) -> Candidate:

@@ -67,7 +67,7 @@ def draw_case(case: CasePictures) -> Figure:
     extent = ERROR_RANGE * (_window(reference)[1] - _window(reference)[0])
 
     planes = _middle_planes(reference.shape[: case.n_dims])
-    figure = _figure(2.4 * (len(columns) + 1), 2.5 * len(planes) + 0.4)
+    figure = _figure(1.9 * (len(columns) + 1) + 0.6, 2.0 * len(planes) + 0.5)
     axes = figure.subplots(len(planes), len(columns) + 1, squeeze=False)
     for row, (label, index) in enumerate(planes):
         aspect = _aspect(case.voxel_size, index)
@@ -114,7 +114,7 @@ def draw_deformation(displacement: Array, voxel_size: Sequence[float], title: st
         ax.set_ylim(-0.5, shape[1] - 0.5)
         _bare(ax)
         ax.set_title(label, fontsize=9)
-    figure.colorbar(drawn, ax=axes, shrink=0.8, label="displacement in world units")
+    figure.colorbar(drawn, ax=axes, shrink=0.8, label="length of the displacement (mm or pixels)")
     figure.suptitle(title, fontsize=10)
     return figure
 
@@ -162,7 +162,8 @@ def to_html(title: str, note: str, metrics: Mapping[str, Any], pictures: Mapping
         "td{padding:.15em 1em .15em 0;border-bottom:1px solid #ddd}h2{font-size:1.1em;font-weight:normal}"
     )
     return (
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(title)}</title><style>{style}</style>"
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(title)}</title>"
+        f"<style>{style}</style>"
         f"<h1>{html.escape(title)}</h1><p>{html.escape(note)}</p><table>{rows}</table>{images}</html>\n"
     )
 
@@ -177,7 +178,8 @@ def _middle_planes(shape: Sequence[int]) -> list[tuple[str, tuple[int | slice, .
         return [("", (slice(None), slice(None)))]
     whole: tuple[int | slice, ...] = (slice(None),) * len(shape)
     return [
-        (f"{PLANES[axis]} {size // 2}", (*whole[:axis], size // 2, *whole[axis + 1 :])) for axis, size in enumerate(shape)
+        (f"{PLANES[axis]} {size // 2}", (*whole[:axis], size // 2, *whole[axis + 1 :]))
+        for axis, size in enumerate(shape)
     ]
 
 
@@ -197,7 +199,13 @@ def _show(ax: Axes, image: Array, limits: tuple[float, float], aspect: float) ->
     if image.ndim == 3:  # channels last: a colour picture
         image = np.clip((np.asarray(image, dtype=np.float32) - limits[0]) / (limits[1] - limits[0]), 0, 1)
     ax.imshow(
-        _upright(image), cmap="gray", vmin=limits[0], vmax=limits[1], aspect=aspect, origin="lower", interpolation="nearest"
+        _upright(image),
+        cmap="gray",
+        vmin=limits[0],
+        vmax=limits[1],
+        aspect=aspect,
+        origin="lower",
+        interpolation="nearest",
     )
     _bare(ax)
 

@@ -50,7 +50,8 @@ class Slide:
         self.shape = (int(self.page.imagelength), int(self.page.imagewidth))
         samples = int(self.page.samplesperpixel)
         if self.page.dtype not in (np.uint8, np.uint16) or self.page.photometric == tifffile.PHOTOMETRIC.PALETTE:
-            raise UserError(f"{path}: holds {self.page.dtype} ({self.page.photometric.name}), expected 8 or 16-bit RGB or grey")
+            found = f"{self.page.dtype} ({self.page.photometric.name})"
+            raise UserError(f"{path}: holds {found}, expected 8 or 16-bit RGB or grey")
         if (channels == 1 and samples > 2) or (channels == 3 and samples not in (1, 2, 3, 4)) or channels not in (1, 3):
             raise UserError(f"{path}: has {samples} channels, the model expects {channels}")
         contiguous = self.page.planarconfig == tifffile.PLANARCONFIG.CONTIG
@@ -158,8 +159,8 @@ def predict_tiff(
     Raises:
         UserError: a file is absent or does not fit the model.
     """
-    description = model.description
-    with Slide(input_path, description.input.channels) as slide:
+    data = model.description.settings.data
+    with Slide(input_path, data.input.channels) as slide:
         mask = None if mask_path is None else Slide(mask_path, channels=1)
         if mask is not None and mask.shape != slide.shape:
             raise UserError(f"{mask_path}: shape {mask.shape}, expected that of {input_path}, {slide.shape}")
@@ -167,10 +168,10 @@ def predict_tiff(
         def read(place: tuple[slice, ...]) -> tuple[np.ndarray, np.ndarray | None]:
             return slide.read(place), None if mask is None else mask.read(place)
 
-        slabs = translate_slabs(model.predict, read, slide.shape, description, PICTURE, batch_size, progress)
+        slabs = translate_slabs(model.predict, read, slide.shape, model.description, PICTURE, batch_size, progress)
         pictures = (to_8_bit(slab) for _, slab in slabs)
         with atomic_path(output_path) as temporary:
-            _write(temporary, pictures, slide, description.label.channels)
+            _write(temporary, pictures, slide, data.label.channels)
 
 
 def _write(path: Path, slabs: Iterator[np.ndarray], slide: Slide, channels: int) -> None:

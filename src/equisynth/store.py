@@ -1,8 +1,8 @@
 """Where MLflow keeps its things: a database made once, opened with clear errors, and movable with the repository.
 
-MLflow's own defaults are used (``mlflow.db`` and ``mlruns/`` in the working directory), so that ``mlflow ui`` typed bare
-in the repository shows everything; ``MLFLOW_TRACKING_URI`` is respected. Artifact roots are stored relative to the
-repository.
+MLflow's own defaults are used (``mlflow.db`` and ``mlruns/`` in the working directory), so that ``mlflow ui`` typed
+bare in the repository shows everything; ``MLFLOW_TRACKING_URI`` is respected. Artifact roots are stored relative to
+the repository.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 BATCH = 100
 """MLflow takes at most this many parameters in one request."""
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Makes the user interface offer what fits trained models, not conversations."""
 
 
 def flatten(tree: Mapping[str, Any], separator: str = ".", prefix: str = "") -> dict[str, Any]:
@@ -93,12 +95,12 @@ def experiment_id(client: MlflowClient, name: str) -> str:
     """MLflow's experiment of a task (``ixi``), made or restored if need be."""
     found = client.get_experiment_by_name(name)
     if found is None:
-        created: str = client.create_experiment(name)
+        created: str = client.create_experiment(name, tags=KIND)
         _relative_roots()
         return created
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
-    return found.experiment_id  # type: ignore[no-any-return]
+    return found.experiment_id
 
 
 def _relative_roots() -> None:

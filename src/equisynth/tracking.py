@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -35,8 +36,8 @@ class TrainingRun:
         run_id: MLflow's identifier.
     """
 
-    def __init__(self, client: MlflowClient, run: Run, new: Mapping[str, Any]) -> None:
-        self._client, self._new = client, new
+    def __init__(self, client: MlflowClient, run: Run, new_run: Callable[[], Run]) -> None:
+        self._client, self._new_run = client, new_run
         self.run_id: str = run.info.run_id
         self._epochs = _logged_steps(client, run)
         self._continued = bool(self._epochs)
@@ -61,20 +62,19 @@ class TrainingRun:
         """
         client = open_store(create=True)
         name = name or f"{settings.experiment} ({settings.scale})"
-        new = {"settings": settings, "configuration": configuration, "version": dataset_version}
-        new |= {"name": name, "parent": parent}
+        new_run = partial(_create_run, client, settings, configuration, dataset_version, name, parent)
         run = _unfinished(client, settings, configuration, parent)
         if run is None:
-            run = _create_run(client, **new)
+            run = new_run()
         else:
             client.update_run(run.info.run_id, status="RUNNING")
-        return cls(client, run, new)
+        return cls(client, run, new_run)
 
     def log_epoch(self, epoch: int, values: Mapping[str, float]) -> None:
         """Adds a point to every curve; an epoch that the run has already is not logged again."""
         if self._continued and epoch <= max(self._epochs):  # the checkpoints are gone: this is a training of its own
             self._client.set_terminated(self.run_id, status="KILLED")
-            self.run_id = _create_run(self._client, **self._new).info.run_id
+            self.run_id = self._new_run().info.run_id
             self._epochs = set()
         self._continued = False
         self._log(epoch, values)
@@ -110,22 +110,20 @@ class TrainingRun:
             self.end("FAILED" if issubclass(kind, Exception) else "KILLED")
 
 
-def run_of(folder: Path) -> str:
-    """The run of the training that wrote a model's folder.
+def run_of(experiment: str) -> str:
+    """The run of the training that wrote ``models/<experiment>``.
 
-    Outputs that came without runs (``dvc pull``, a lost database) get a run made from them.
-
-    Args:
-        folder: holds model.safetensors, model.json and history.json.
+    Outputs that came without runs (``dvc pull``, a lost database) get a run made from them, with the curves of
+    ``reports/history/<experiment>.json``.
     """
-    content = read_json(folder / "model.json")
-    settings = Settings.model_validate(content["settings"])
+    folder, history = Path("models") / experiment, Path("reports/history") / f"{experiment}.json"
+    settings = Settings.model_validate(read_json(folder / "model.json")["settings"])
     model_sha256 = sha256(folder / "model.safetensors")
-    found = find_run(settings.experiment, model_sha256)
+    found = find_run(experiment, model_sha256)
     if found is not None:
         return found
     version = dataset_version(Path("data/prepared") / settings.dataset)
-    return rebuild_run(settings, version, model_sha256, read_json(folder / "history.json"))
+    return rebuild_run(settings, version, model_sha256, read_json(history) if history.is_file() else ())
 
 
 def find_run(experiment: str, model_sha256: str) -> str | None:
@@ -152,7 +150,7 @@ def dataset_version_of(run_id: str) -> str:
 
 
 def log_evaluation(run_id: str, evaluation: Mapping[str, Any]) -> None:
-    """Logs numbers of a nested evaluation as metrics (``test/mae``), words and truth values (why FID is absent) as tags."""
+    """Logs numbers of a nested evaluation as metrics (``test/mae``), words and truth values (FID's absence) as tags."""
     client, flat = open_store(), flatten(evaluation, "/")
     old = client.get_run(run_id).data.metrics
     numbers = {key: value for key, value in flat.items() if type(value) in (int, float)}
@@ -256,7 +254,7 @@ def _user() -> dict[str, str]:
 
 
 def _git() -> dict[str, str]:
-    """Commit and whether tracked files differ from it; ``dvc.lock`` differs in every reproduction and does not count."""
+    """Commit, and whether tracked files differ from it; ``dvc.lock`` differs in every reproduction: not counted."""
 
     def output(*arguments: str) -> str:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=30)

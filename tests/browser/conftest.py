@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mlflow_repository import make_history, make_metrics, make_settings, write_model
 
 from equisynth.files import sha256
+from mlflow_repository import make_history, make_metrics, make_settings, write_model
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 

@@ -109,9 +109,7 @@ def test_training_set_golden(case: str, mode: str) -> None:
     settings = golden.json("settings_json")
     names = golden.children()
     count = max(len((golden / name)["input"]) for name in names)
-    for name, (length, *items) in zip(
-        names, reference_items(GOLDEN / case, settings, len(names), count), strict=True
-    ):
+    for name, (length, *items) in zip(names, reference_items(GOLDEN / case, settings, len(names), count), strict=True):
         generation = golden / name
         generation.check("length", length)
         for key in KEYS:
@@ -148,12 +146,13 @@ class MemoryDataset:
 
 
 def settings_for(patch: tuple[int, ...], **changes: Any) -> SimpleNamespace:
-    values: dict[str, Any] = dict(
-        patch_size=patch, training_stride=patch, label_role="label", trains_on_label="deformed", batch_size=2,
-        epoch_steps=None, paired=True, transformations_per_sample=1, min_valid_ratio=MinValidRatio(),
-        input_noise_std_range=(0.0, 0.1), label_noise_std_range=None,
-        random_transformation=RandomTransformation(rotation_degrees=(-20.0, 20.0), translation=(-2.0, 2.0)),
-    )  # fmt: skip
+    values: dict[str, Any] = {
+        "patch_size": patch, "training_stride": patch, "label_role": "label", "trains_on_label": "deformed",
+        "batch_size": 2, "epoch_steps": None, "paired": True, "transformations_per_sample": 1,
+        "min_valid_ratio": MinValidRatio(),
+        "input_noise_std_range": (0.0, 0.1), "label_noise_std_range": None,
+        "random_transformation": RandomTransformation(rotation_degrees=(-20.0, 20.0), translation=(-2.0, 2.0)),
+    }  # fmt: skip
     return SimpleNamespace(**{**values, **changes})
 
 

@@ -57,7 +57,7 @@ def test_random_index_golden(case: str) -> None:
         order = draw_order(state, counts, None if cluster < 0 else cluster)
         base = state.randint(2**32)
         generation.check("array_index", order)
-        versions = sorted({key for key in generation.keys() if key.startswith("version")})  # noqa: SIM118
+        versions = sorted({key for key in generation.keys() if key.startswith("version")})
         drawn: list[list[tuple[int, ...]]] = [[] for _ in versions]
         for index, array in enumerate(order):
             item = np.random.RandomState(base ^ index)

@@ -109,7 +109,7 @@ def test_model_output_golden(name: str) -> None:
         for k in range(len(source)):
             if "full_patch" in name and not np.all(batch["input_mask"][k] > 0):
                 continue
-            keys = [key for key in batch.keys() if key.endswith("_mask")]  # noqa: SIM118
+            keys = [key for key in batch.keys() if key.endswith("_mask")]
             masks = {mask: batch[mask][k, 0] for mask in keys}
             content = masks["input_mask"] * masks["aligned_label_mask"]
             comparison = content * masks["patch_mask"] * masks["evaluation_mask"]

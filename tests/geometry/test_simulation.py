@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import tracemalloc
 
 import numpy as np
@@ -129,26 +128,73 @@ def test_splines_keep_constants_and_pass_through_the_values() -> None:
     assert splines.upsample(volume, (1, 1)) is volume
 
 
-def test_rectangle_is_valid_and_cannot_be_extended() -> None:
+def corners(box: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Lower and upper (exclusive) corner of the ones, which must fill a box."""
+    inside = np.argwhere(box)
+    lower, upper = inside.min(0), inside.max(0) + 1
+    assert box.dtype == np.uint8
+    assert box.sum() == np.prod(upper - lower)
+    return tuple(lower.tolist()), tuple(upper.tolist())
+
+
+@pytest.mark.parametrize("step", [1, 2, 4])
+@pytest.mark.parametrize("shape", [(9,), (24, 19), (10, 9, 11)])
+def test_rectangle_is_valid_and_cannot_be_extended(shape: tuple[int, ...], step: int) -> None:
     random_state = RandomState(0)
-    for shape, step in itertools.product([(24, 19), (10, 9, 11)], [1, 2]):
-        mask = np.ones(shape, np.float32)
-        mask[: random_state.randint(1, 4), : random_state.randint(1, 5)] = 0
-        mask[-random_state.randint(1, 4) :, -random_state.randint(1, 5) :] = 0
-        result = largest_interior_rectangle(mask, step)
-        assert result.dtype == mask.dtype
-        box = np.argwhere(result)
-        lower, upper = box.min(0), box.max(0) + 1
-        assert result.sum() == np.prod(upper - lower)  # A box,
-        assert mask[result > 0].all()  # valid throughout,
-        for axis, (low, high) in enumerate(zip(lower, upper, strict=True)):  # and no side can move outwards.
+    for _ in range(20):
+        mask = (random_state.rand(*shape) > 0.1).astype(np.uint8)
+        before = mask.copy()
+        box = largest_interior_rectangle(mask, step)
+        np.testing.assert_array_equal(mask, before)
+        lower, upper = corners(box)
+        assert mask[box > 0].all()
+        for axis, (low, high) in enumerate(zip(lower, upper, strict=True)):
             sides = [slice(a, b) for a, b in zip(lower, upper, strict=True)]
             for side in (low - 1, high):
                 if 0 <= side < shape[axis]:
                     assert not mask[tuple(s if a != axis else side for a, s in enumerate(sides))].all()
 
 
-def test_rectangle_of_a_whole_and_of_an_empty_mask() -> None:
-    whole = np.ones((7, 6), np.uint8)
-    assert largest_interior_rectangle(whole, 4) is whole
-    assert largest_interior_rectangle(np.zeros((7, 6), np.uint8), 2).sum() == 0
+def test_rectangle_steps_back_along_one_axis_to_get_further_along_another() -> None:
+    """From a long low box to a tall narrow one: only for a corner that looks six voxels far."""
+    mask = np.zeros((20, 10), np.uint8)
+    mask[10:13] = 1
+    mask[:10, 6:] = 1
+    assert corners(largest_interior_rectangle(mask, 5)) == ((10, 0), (13, 10))
+    assert corners(largest_interior_rectangle(mask, 6)) == ((0, 6), (13, 10))
+
+
+@pytest.mark.parametrize("shape", [(41, 33), (23, 25, 21)])
+def test_rectangle_inside_an_ellipsoid(shape: tuple[int, ...]) -> None:
+    """The largest box about the middle has one of the ellipsoid's voxels at its corner."""
+    grid = np.stack(np.meshgrid(*(np.arange(size) - size // 2 for size in shape), indexing="ij"), -1)  # (*S, n)
+    mask = ((grid / (np.array(shape) // 2)) ** 2).sum(-1) <= 1
+    largest = (2 * np.abs(grid[mask]) + 1).prod(1).max()
+    assert largest_interior_rectangle(mask, 4).sum() == largest
+
+
+@pytest.mark.parametrize("shape", [(9, 7), (9, 8, 5)])
+@pytest.mark.parametrize(("top", "bottom", "expected"), [(2, 1, "top"), (1, 2, "bottom"), (1, 1, "top")])
+def test_rectangle_starts_at_the_valid_voxel_nearest_to_the_middle(
+    shape: tuple[int, ...], top: int, bottom: int, expected: str
+) -> None:
+    mask = np.zeros(shape, np.uint8)
+    mask[:top] = mask[-bottom:] = 1
+    wanted = mask.copy()
+    wanted[4:] = 0
+    np.testing.assert_array_equal(largest_interior_rectangle(mask, 2), wanted if expected == "top" else mask - wanted)
+
+
+@pytest.mark.parametrize("shape", [(7, 6), (1, 1), (480, 360), (5, 7, 6)])
+@pytest.mark.parametrize("step", [1, 4])
+def test_rectangle_of_a_whole_and_of_an_empty_mask(shape: tuple[int, ...], step: int) -> None:
+    for dtype in (np.uint8, bool, np.float32):
+        assert largest_interior_rectangle(np.ones(shape, dtype), step).all()
+        empty = largest_interior_rectangle(np.zeros(shape, dtype), step)
+        assert empty.shape == shape
+        assert not empty.any()
+
+
+def test_rectangle_refuses_to_stand_still() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        largest_interior_rectangle(np.ones((3, 3), np.uint8), 0)

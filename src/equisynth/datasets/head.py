@@ -144,7 +144,7 @@ class Subject:
 
     @classmethod
     def draw(cls, atlas: HeadAtlas, random_state: np.random.RandomState) -> Subject:
-        """Draws a person; ``change`` is about 3 mm strong and 25 mm smooth, so it never folds."""
+        """Draws a person; ``change`` is about 3 mm strong per axis and 25 mm smooth, so it never folds."""
         angles = np.deg2rad(random_state.uniform(-4, 4, size=3))
         scale = random_state.uniform(1.01, 1.10, size=3)  # > 1 is a smaller head than the average one
         pose = np.eye(4)
@@ -153,7 +153,7 @@ class Subject:
         pose[:3, 3] = centre - pose[:3, :3] @ (centre + random_state.uniform(-3, 3, size=3))
         shape = tuple(int(n) for n in np.ceil((_UPPER - _LOWER) / _COARSE).astype(int) + 1)
         change = random_state.standard_normal((3, *shape)).astype(np.float32)
-        change = np.stack([ndimage.gaussian_filter(c, 25 / _COARSE, mode="nearest") for c in change])
+        change = np.stack([ndimage.gaussian_filter(c, 25 / _COARSE) for c in change])
         change *= 3.0 / change.std()
         texture = random_state.standard_normal(atlas.fractions.shape[1:]).astype(np.float32)
         texture = ndimage.gaussian_filter(texture, 3.0 / atlas.spacing)

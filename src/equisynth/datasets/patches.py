@@ -93,6 +93,7 @@ def read_pair(
     Returns:
         input (C, *P), input_mask (1, *P), label (C', *P), label_mask (1, *P), float32.
     """
+
     def shares(*sources: Source) -> Any:
         return lambda start: [source.valid_share(start, patch_size) for source in sources]
 

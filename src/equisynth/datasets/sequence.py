@@ -38,9 +38,7 @@ def draw_order(
     return np.concatenate(clusters) if clusters else np.zeros(0, dtype=np.int64)
 
 
-def draw_start(
-    random_state: np.random.RandomState, shape: Sequence[int], patch_size: Sequence[int]
-) -> tuple[int, ...]:
+def draw_start(random_state: np.random.RandomState, shape: Sequence[int], patch_size: Sequence[int]) -> tuple[int, ...]:
     """First voxel of a uniformly drawn patch (one vector draw)."""
     return tuple(int(first) for first in random_state.randint(np.asarray(shape) - np.asarray(patch_size) + 1))
 

@@ -1,8 +1,8 @@
 """Predictions of a prepared split against labels that are aligned with the input.
 
 Beside the model stand three references that know nothing of anatomy, fitted on the misaligned training pairs: the mean
-label, the best linear map of intensities, and the best lookup table of intensities. A model that does not beat the table has
-learned no more than a change of contrast.
+label, the best linear map of intensities, and the best lookup table of intensities. A model that does not beat the
+table has learned no more than a change of contrast.
 """
 
 from __future__ import annotations
@@ -205,7 +205,11 @@ def evaluate_references(dataset: PreparedDataset, split: str, label_role: str = 
     references = fit_references(dataset, label_role)
     result: dict[str, Any] = {}
     for name, translate in references.predictors.items():
-        evaluated = evaluate_split(dataset, split, lambda case, f=translate: f(dataset.image(case, "input")))  # type: ignore[misc]
+
+        def predicted(case: str, translate: Translate = translate) -> np.ndarray:
+            return translate(dataset.image(case, "input"))
+
+        evaluated = evaluate_split(dataset, split, predicted)
         if "pooled" not in evaluated:
             return {}
         result[name] = evaluated["pooled"]
@@ -225,8 +229,9 @@ def _training_values(dataset: PreparedDataset, label_role: str, split: str) -> I
         for plane in range(0, image.shape[0], 16):  # slabs, so that float64 copies stay small
             part = slice(plane, plane + 16)
             x = channels_first(image[part], n_dims)[:, valid[part]].astype(np.float64)
-            yield x if clip is None else np.clip(x, *clip), channels_first(label[part], n_dims)[:, valid[part]].astype(
-                np.float64
+            yield (
+                x if clip is None else np.clip(x, *clip),
+                channels_first(label[part], n_dims)[:, valid[part]].astype(np.float64),
             )
 
 

@@ -1,7 +1,7 @@
 """Fréchet inception distance (Heusel et al. 2017) between slices of predictions and of real labels.
 
-The network and its weights are pytorch-fid's, so that values are comparable with the literature. Without weights there is no
-FID: the result says why, and no number stands in its place.
+The network and its weights are pytorch-fid's, so that values are comparable with the literature. Without weights there
+is no FID: the result says why, and no number stands in its place.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import importlib
 import os
 import sys
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +71,16 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     roots = [(x - x.mean(axis=0)) / np.sqrt(len(x) - 1) for x in (a, b)]
     traces = [float(np.square(root).sum()) for root in roots]
     # With more images than features an orthogonal rotation of the samples keeps root.T @ root and shortens it.
-    first, second = (np.linalg.qr(root, mode="r") if len(root) > root.shape[1] else root for root in roots)
-    cross = float(np.linalg.svd(first @ second.T, compute_uv=False).sum())
+    short = [np.asarray(np.linalg.qr(root, mode="r")) if len(root) > root.shape[1] else root for root in roots]
+    cross = float(np.linalg.norm(short[0] @ short[1].T, ord="nuc"))
     return float(difference @ difference) + sum(traces) - 2 * cross
 
 
 def import_inception() -> Any:
     """pytorch-fid's module of the network, also where torchvision's compiled operators do not load.
 
-    Without them torchvision stops at the missing schemas of two operators; declared here, its pure-Python parts (all that
-    is needed) import. Where torchvision works nothing is declared.
+    Without them torchvision stops at the missing schemas of two operators; declared here, its pure-Python parts (all
+    that is needed) import. Where torchvision works nothing is declared.
     """
     try:
         importlib.import_module("torchvision")
@@ -104,10 +104,11 @@ def find_weights(path: Path | str | None = None, download: bool = True) -> Path:
         UserError: the given file is absent.
         Unavailable: there is none to be had.
     """
-    if path is not None:
+    if path is not None and Path(path) != LOCAL_WEIGHTS:
         if not Path(path).is_file():
             raise UserError(
-                f"FID weights {path}: not found; expected pytorch-fid's Inception weights; mend the path or leave it out"
+                f"FID weights {path}: not found; expected pytorch-fid's Inception weights; "
+                "mend the path or leave it out"
             )
         return Path(path)
     if LOCAL_WEIGHTS.is_file():
@@ -170,13 +171,13 @@ class Activations:
     """
 
     def __init__(self, network: nn.Module, batch_size: int = 32, device: str = "cpu") -> None:
-        self.network = _fused(network).to(device, memory_format=torch.channels_last)  # about twice as fast on CPUs
+        self.network = _fused(network).to(device)
         self.batch_size, self.device = batch_size, device
         self._known: dict[tuple[tuple[int, ...], bytes], np.ndarray] = {}
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """(N, H, W) grey or (N, H, W, 3) colours, uint8 -> (N, 2048) float32."""
-        keys = [(image.shape, hashlib.sha256(np.ascontiguousarray(image)).digest()) for image in images]
+        keys = [(image.shape, hashlib.sha256(image.tobytes()).digest()) for image in images]
         new = {key: image for key, image in zip(keys, images, strict=True) if key not in self._known}
         names, pictures = list(new), list(new.values())
         for first in range(0, len(names), self.batch_size):
@@ -193,13 +194,17 @@ class Activations:
 
 
 def _fused(network: nn.Module) -> nn.Module:
-    """A copy whose batch normalisations are part of the convolutions before them (the same function in evaluation)."""
-    result = copy.deepcopy(network)
+    """A copy that computes the same about twice as fast on a CPU.
+
+    Batch normalisations become part of the convolutions before them; weights lie channels-last.
+    """
+    result: Any = copy.deepcopy(network)
     for module in result.modules():
         if isinstance(getattr(module, "conv", None), nn.Conv2d) and isinstance(module.bn, nn.BatchNorm2d):
             module.conv = fuse_conv_bn_eval(module.conv, module.bn)
             module.bn = nn.Identity()
-    return result
+    fused: nn.Module = result.to(memory_format=torch.channels_last)
+    return fused
 
 
 def evaluate(
@@ -209,6 +214,7 @@ def evaluate(
     background: float,
     signal_range: float,
     weights: Path | str | None = None,
+    axes: Sequence[int] = (0, 1, 2),
     download: bool = True,
     batch_size: int = 32,
     device: str = "cpu",
@@ -219,6 +225,7 @@ def evaluate(
         predictions, labels: raw images (*S) or (*S, C); volumes are cut into slices across each axis.
         background, signal_range: of the label.
         weights: see :func:`find_weights`.
+        axes: across which volumes are cut.
 
     Returns:
         ``{"computed": True, "axis0": {"value", "images", "real_images"[, "warning"]}, ..., "weights_sha256"}``, with
@@ -228,19 +235,19 @@ def evaluate(
         path = find_weights(weights, download)
         network = load_inception(path)
         activations = Activations(network, batch_size, device)
-        axes = {f"axis{axis}": axis for axis in range(3)} if n_dims == 3 else {"images": None}
+        cuts = {f"axis{axis}": axis for axis in axes} if n_dims == 3 else {"images": None}
         collected: list[dict[str, np.ndarray]] = []
         for images in (predictions, labels):
-            parts: dict[str, list[np.ndarray]] = {name: [] for name in axes}
+            parts: dict[str, list[np.ndarray]] = {name: [] for name in cuts}
             for image in images:
-                for name, axis in axes.items():
+                for name, axis in cuts.items():
                     cut = np.asarray(image)[None] if axis is None else np.moveaxis(np.asarray(image), axis, 0)
                     parts[name].append(activations(as_8_bit(cut, background, signal_range)))
             if not all(parts.values()):
                 raise Unavailable("there are no images to compare")
             collected.append({name: np.concatenate(found) for name, found in parts.items()})
         result: dict[str, Any] = {"computed": True}
-        for name in axes:
+        for name in cuts:
             predicted, real = collected[0][name], collected[1][name]
             result[name] = {
                 "value": frechet_distance(predicted, real),

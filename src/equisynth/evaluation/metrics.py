@@ -231,8 +231,8 @@ def _ssim_sums(
 ) -> tuple[float, float]:
     """Weighted sum of SSIM and of weights over all whole windows inside the content mask.
 
-    Box sums of a, b, a², b², ab and the mask run along the first axis over a ring of planes that are already summed
-    along the other two: a few planes of memory, every voxel read once.
+    Box sums of a, b, a² + b², ab and the mask run along the second axis, then the third, then the first over a ring of
+    planes: a few planes of memory.
     """
     n0, n1, n2 = a.shape
     w0, w1, w2 = window
@@ -240,61 +240,61 @@ def _ssim_sums(
     if n0 < w0 or m1 < 1 or m2 < 1:
         return 0.0, 0.0
     count = float(w0 * w1 * w2)
-    ring = np.zeros((w0, 6, m1, m2))
-    running = np.zeros((6, m1, m2))
-    rows = np.zeros((6, n1, m2))
-    values = np.zeros(6)
-    entering = np.zeros(6)
+    unbiased = count / (count - 1)
+    ring = np.zeros((w0, m1, 5, m2))
+    running = np.zeros((m1, 5, m2))
+    columns = np.zeros((5, n2))
+    sums = np.zeros((5, m2))
     total = 0.0
     mass = 0.0
     for plane in range(n0):
-        for y in range(n1):
-            values[:] = 0
-            for x in range(n2):
-                p, q = a[plane, y, x], b[plane, y, x]
-                values[0] += p
-                values[1] += q
-                values[2] += p * p
-                values[3] += q * q
-                values[4] += p * q
-                values[5] += inside[plane, y, x]
-                if x >= w2:
-                    p, q = a[plane, y, x - w2], b[plane, y, x - w2]
-                    values[0] -= p
-                    values[1] -= q
-                    values[2] -= p * p
-                    values[3] -= q * q
-                    values[4] -= p * q
-                    values[5] -= inside[plane, y, x - w2]
-                if x >= w2 - 1:
-                    for k in range(6):
-                        rows[k, y, x - w2 + 1] = values[k]
         slot = plane % w0
-        for k in range(6):
+        columns[:] = 0
+        for row in range(n1):
+            _add_products(columns, a[plane, row], b[plane, row], inside[plane, row], 1.0)
+            if row >= w1:
+                _add_products(columns, a[plane, row - w1], b[plane, row - w1], inside[plane, row - w1], -1.0)
+            if row < w1 - 1:
+                continue
+            y = row - w1 + 1
+            for k in range(5):
+                value = 0.0
+                for x in range(w2 - 1):
+                    value += columns[k, x]
+                for x in range(m2):
+                    value += columns[k, x + w2 - 1]
+                    sums[k, x] = value
+                    value -= columns[k, x]
+            old, now = ring[slot, y], running[y]
+            for k in range(5):
+                for x in range(m2):
+                    now[k, x] += sums[k, x] - old[k, x]
+                    old[k, x] = sums[k, x]
+            if plane < w0 - 1:
+                continue
+            weight_row = weights[plane - w0 // 2, y + w1 // 2]
             for x in range(m2):
-                entering[k] = 0
-                for y in range(w1 - 1):
-                    entering[k] += rows[k, y, x]
-                for y in range(m1):
-                    entering[k] += rows[k, y + w1 - 1, x]
-                    running[k, y, x] += entering[k] - ring[slot, k, y, x]
-                    ring[slot, k, y, x] = entering[k]
-                    entering[k] -= rows[k, y, x]
-        if plane < w0 - 1:
-            continue
-        centre = plane - w0 // 2
-        for y in range(m1):
-            for x in range(m2):
-                weight = weights[centre, y + w1 // 2, x + w2 // 2]
-                if weight == 0 or running[5, y, x] < count - 0.5:
+                weight = weight_row[x + w2 // 2]
+                if weight == 0 or now[4, x] < count - 0.5:
                     continue
-                mean_a = running[0, y, x] / count
-                mean_b = running[1, y, x] / count
-                variance_a = (running[2, y, x] / count - mean_a * mean_a) * count / (count - 1)
-                variance_b = (running[3, y, x] / count - mean_b * mean_b) * count / (count - 1)
-                covariance = (running[4, y, x] / count - mean_a * mean_b) * count / (count - 1)
-                luminance = (2 * mean_a * mean_b + c1) / (mean_a * mean_a + mean_b * mean_b + c1)
-                structure = (2 * covariance + c2) / (variance_a + variance_b + c2)
-                total += weight * luminance * structure
+                mean_a = now[0, x] / count
+                mean_b = now[1, x] / count
+                squares = mean_a * mean_a + mean_b * mean_b
+                variances = (now[2, x] / count - squares) * unbiased
+                covariance = (now[3, x] / count - mean_a * mean_b) * unbiased
+                similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2))
+                total += weight * similarity
                 mass += weight
     return total, mass
+
+
+@njit(cache=True, inline="always")
+def _add_products(columns: np.ndarray, a: np.ndarray, b: np.ndarray, inside: np.ndarray, sign: float) -> None:
+    """Adds a row of a, b, a² + b², ab and the mask to the column sums, or takes it away again."""
+    for x in range(a.size):
+        p, q = a[x], b[x]
+        columns[0, x] += sign * p
+        columns[1, x] += sign * q
+        columns[2, x] += sign * (p * p + q * q)
+        columns[3, x] += sign * (p * q)
+        columns[4, x] += sign * inside[x]

@@ -103,7 +103,7 @@ class Method(ABC):
     @staticmethod
     def translate(network: nn.Module, values: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalised, masked input patches (B, C, *S) -> normalised label patches (B, C', *S)."""
-        return network(values)  # type: ignore[no-any-return]
+        return network(values)
 
     def train(self, mode: bool = True) -> None:
         """Sets all networks to training or evaluation mode."""
@@ -135,7 +135,7 @@ def method_class(name: str) -> type[Method]:
     known = sorted(names - {"base", "parts"})
     if name not in known:
         raise UserError(f"method: found '{name}', expected one of: {', '.join(known)} (files in equisynth/methods)")
-    return import_module(f"equisynth.methods.{name}").METHOD  # type: ignore[no-any-return]
+    return import_module(f"equisynth.methods.{name}").METHOD
 
 
 def build_method(settings: Settings) -> Method:

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from equisynth.config import Settings
 from equisynth.errors import UserError
 from equisynth.geometry.affine import rigid_matrix
-from equisynth.geometry.grids import identity_grid, per_axis
+from equisynth.geometry.grids import constant, identity_grid, per_axis
 from equisynth.geometry.transforms import Affine, Field, Image, integrate
+from equisynth.geometry.warping import integrate_velocity
 from equisynth.losses import beyond_limit, dissimilarity, rigidity_coefficient
 from equisynth.methods import parts
 from equisynth.methods.base import SELECTION, Batch, Method, Update
@@ -39,12 +40,19 @@ class Pass:
         voxel_size: world units per voxel, one per axis.
         batch: input x, label y and the random transformation r.
         equivariant: F(x∘r) will be asked for, so F(x) and F(x∘r) are one call of F.
+        both_ways: φ_i will be asked for, not only φ_i⁻¹, so both are integrated as one batch.
     """
 
     def __init__(
-        self, networks: Mapping[str, nn.Module], voxel_size: tuple[float, ...], batch: Batch, equivariant: bool
+        self,
+        networks: Mapping[str, nn.Module],
+        voxel_size: tuple[float, ...],
+        batch: Batch,
+        equivariant: bool,
+        both_ways: bool = True,
     ) -> None:
-        self.networks, self.voxel_size, self.equivariant = networks, voxel_size, equivariant
+        self.networks, self.voxel_size = networks, voxel_size
+        self.equivariant, self.both_ways = equivariant, both_ways
         self.input, self.label, self.random = batch.input, batch.label, batch.random
 
     @cached_property
@@ -59,9 +67,11 @@ class Pass:
     @cached_property
     def rigid(self) -> Affine:
         """T: a rotation about the centre of the image, then a translation."""
-        centre = [size * (n - 1) / 2 for size, n in zip(self.voxel_size, self.input.values.shape[2:], strict=True)]
         angles, translation = self.rigid_parameters
-        return Affine.from_world(rigid_matrix(angles, translation, angles.new_tensor(centre)), self.voxel_size)
+        shape = self.input.values.shape[2:]
+        middle = tuple(size * (n - 1) / 2 for size, n in zip(self.voxel_size, shape, strict=True))
+        centre = constant(middle, angles.device, angles.dtype)
+        return Affine.from_world(rigid_matrix(angles, translation, centre), self.voxel_size)
 
     @cached_property
     def rigid_inverse(self) -> Affine:
@@ -91,11 +101,23 @@ class Pass:
         return self.label.warp(self.cross)
 
     @cached_property
-    def elastic_intra(self) -> tuple[Field, Field]:
-        """φ_i = exp(v_i) and φ_i⁻¹ = exp(-v_i)"""
+    def _elastic_intra(self) -> tuple[Field | None, Field]:
         inverse, label, output = self.elastic_cross[1].detach(), self.label_cross.detach(), self.output
         volume = [inverse.displacement, label.values, label.valid(), output.values, output.valid()]
-        return integrate(self.networks["intra_registration"](torch.cat(volume, dim=1)).float())
+        velocity = self.networks["intra_registration"](torch.cat(volume, dim=1)).float()
+        return integrate(velocity) if self.both_ways else (None, Field(integrate_velocity(-velocity)))
+
+    @property
+    def elastic_intra(self) -> Field:
+        """φ_i = exp(v_i)"""
+        field = self._elastic_intra[0]
+        assert field is not None, "φ_i is asked for in a pass that does not go both ways"
+        return field
+
+    @property
+    def elastic_intra_inverse(self) -> Field:
+        """φ_i⁻¹ = exp(-v_i)"""
+        return self._elastic_intra[1]
 
     @cached_property
     def random_input(self) -> Image:
@@ -130,7 +152,7 @@ class Pass:
     @cached_property
     def commutation(self) -> Field:
         """r⁻¹∘φ_i⁻¹"""
-        return self.random.inverse().then(self.elastic_intra[1])
+        return self.random.inverse().then(self.elastic_intra_inverse)
 
     @cached_property
     def commuted(self) -> Image:
@@ -150,22 +172,22 @@ class Pass:
     @cached_property
     def fitted(self) -> Image:
         """F(x)∘φ_i⁻¹"""
-        return self.output.warp(self.elastic_intra[1])
+        return self.output.warp(self.elastic_intra_inverse)
 
     @cached_property
     def elastic_forward(self) -> Field:
         """sg[φ_c]∘φ_i"""
-        return self.elastic_cross[0].detach().then(self.elastic_intra[0], track_mask=False)
+        return self.elastic_cross[0].detach().then(self.elastic_intra, track_mask=False)
 
     @cached_property
     def elastic_inverse(self) -> Field:
         """φ_i⁻¹∘sg[φ_c⁻¹]"""
-        return self.elastic_intra[1].then(self.elastic_cross[1].detach(), track_mask=False)
+        return self.elastic_intra_inverse.then(self.elastic_cross[1].detach(), track_mask=False)
 
     @cached_property
     def forward(self) -> Field:
         """sg[d_cross]∘φ_i: from the label to the translated input"""
-        return self.cross.detach().then(self.elastic_intra[0])
+        return self.cross.detach().then(self.elastic_intra)
 
     @cached_property
     def cross_inverse(self) -> Field:
@@ -175,7 +197,7 @@ class Pass:
     @cached_property
     def inverse(self) -> Field:
         """d⁻¹ = sg[φ_i⁻¹]∘φ_c⁻¹∘sg[T⁻¹]: from the translated input to the label"""
-        return self.elastic_intra[1].detach().then(self.cross_inverse)
+        return self.elastic_intra_inverse.detach().then(self.cross_inverse)
 
     @cached_property
     def predicted_output(self) -> Image:
@@ -230,12 +252,12 @@ class Equivariant(Method):
 
     def validation(self, batch: Batch) -> dict[str, Tensor]:
         """The intra similarity: com (EqSim) or F(x)∘φ_i⁻¹ (DefSim) against y_cross."""
-        done = self.run(self._augmented(batch), equivariant=bool(self.settings.loss.equivariant_similarity))
-        return {SELECTION: self._intra_similarity(done)}
+        equivariant = bool(self.settings.loss.equivariant_similarity)
+        return {SELECTION: self._intra_similarity(self.run(self._augmented(batch), equivariant, both_ways=False))}
 
-    def run(self, batch: Batch, equivariant: bool = False) -> Pass:
-        """A pass over a batch; ``equivariant`` if F(x∘r), or what follows from it, will be asked for."""
-        return Pass(self.networks, self.settings.data.voxel_size, batch, equivariant)
+    def run(self, batch: Batch, equivariant: bool = False, both_ways: bool = True) -> Pass:
+        """A pass over a batch as it is (not augmented); ``Pass`` explains the switches."""
+        return Pass(self.networks, self.settings.data.voxel_size, batch, equivariant, both_ways)
 
     @staticmethod
     def predictor(settings: Settings) -> nn.Module:
@@ -247,7 +269,7 @@ class Equivariant(Method):
 
     def _discriminator_update(self, batch: Batch) -> Update:
         with torch.no_grad():
-            condition, real, fake = self._shown(self.run(batch, self._deformed_adversary))
+            condition, real, fake = self._shown(self.run(batch, self._deformed_adversary, both_ways=False))
         return parts.discriminator_update(self, condition, real, fake)
 
     def _generator_update(self, batch: Batch) -> Update:
@@ -339,9 +361,6 @@ class Equivariant(Method):
         return parts.fooling(self.networks["discriminator"], condition, fake)
 
 
-METHOD = Equivariant
-
-
 def _half(weight: float | None) -> float | None:
     return None if weight is None else weight / 2
 
@@ -355,6 +374,9 @@ def _coordinates(like: Tensor, voxel_size: tuple[float, ...]) -> Tensor:
 
 def _displacement_statistics(done: Pass) -> dict[str, Tensor]:
     """How far images are moved, in voxels: mean lengths, and the mean along each axis (a drift, if not zero)."""
-    forward, intra = done.forward.displacement.detach(), done.elastic_intra[0].displacement.detach()
+    forward, intra = done.forward.displacement.detach(), done.elastic_intra.displacement.detach()
     statistics = {"displacement": forward.norm(dim=1).mean(), "intra_displacement": intra.norm(dim=1).mean()}
     return statistics | {f"drift_axis_{axis}": forward[:, axis].mean() for axis in range(forward.shape[1])}
+
+
+METHOD = Equivariant

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from equisynth.config import Settings
+from equisynth.config import Rigidity, Settings
 from equisynth.losses import RigidityPenalty, adversarial
 from equisynth.methods.base import Method, Update, frozen
 from equisynth.networks.discriminator import Discriminator
@@ -55,8 +55,7 @@ def adam(networks: Iterable[nn.Module], learning_rate: float | None, beta1: floa
 
 def rigidity_penalty(settings: Settings) -> RigidityPenalty:
     """The rigidity penalty of the settings, in the world units of the data."""
-    given = settings.rigidity
-    assert given is not None
+    given = settings.rigidity or Rigidity()
     return RigidityPenalty(
         settings.data.voxel_size,
         given.affinity_weight,

@@ -30,8 +30,10 @@ def brain_mask(t1: FloatArray, voxel_size: Sequence[float]) -> Mask:
         UserError: nothing is left.
     """
     smooth = ndimage.gaussian_filter(t1.astype(np.float32), 0.5 / np.asarray(voxel_size))
-    bright = largest_component((smooth > 0.15 * np.percentile(smooth, 99)).astype(np.uint8)) > 0
-    head = _closed(bright, voxel_size, radius=8.0)
+    # Closed first: a scalp that no bridge joins to the brain belongs to the head as well.
+    head = largest_component(
+        _closed(smooth > 0.15 * np.percentile(smooth, 99), voxel_size, radius=8.0).astype(np.uint8)
+    )
     deep = ndimage.distance_transform_edt(head, sampling=voxel_size) > 7.0
     if not deep.any():
         raise UserError(_NO_BRAIN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -107,8 +108,11 @@ def _prepare_all(
     results: Iterable[str] = Parallel(n_jobs=jobs, return_as="generator_unordered")(
         delayed(_prepare_one)(case, archives, settings, data.voxel_size, work) for case in todo
     )
-    for _ in track(results, "Preparing cases", total=len(todo), console=Console(stderr=True), disable=not todo):
-        pass
+    with warnings.catch_warnings():
+        # loky restarts workers whose memory grew and says so: the first case of each loads the libraries.
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
+        for _ in track(results, "Preparing cases", total=len(todo), console=Console(stderr=True), disable=not todo):
+            pass
     return {case: read_json(_facts_path(work, case)) for case in cases}
 
 

@@ -23,7 +23,7 @@ def run(experiment: str, force: bool = False) -> None:
     options = validate(RegistrySettings, read()["registry"], "registry")
     folder, metrics = Path("models") / experiment, read_json(Path("reports/metrics") / f"{experiment}.json")
     settings, model_sha256 = read_description(folder).settings, sha256(folder / WEIGHTS)
-    run_id = run_of(folder)
+    run_id = run_of(experiment)
     log_evaluation(run_id, metrics)
     value = flatten(metrics).get(options.measure)
     version = dataset_version_of(run_id)

@@ -26,7 +26,8 @@ def run(experiment: str) -> None:
     description = read_description(folder)
     settings = description.settings
     dataset = PreparedDataset.open(Path("data/prepared") / settings.dataset)
-    pictures = {"1-curves": draw_curves(read_json(folder / "history.json"), description.best_epoch)}
+    history = read_json(Path("reports/history") / f"{experiment}.json")
+    pictures = {"1-curves": draw_curves(history, description.best_epoch)}
     for case in dataset.cases(SPLIT)[:CASES]:
         prediction = read_prediction(Path("predictions") / experiment / SPLIT / f"{case}.nii", settings.data.n_dims)
         pictures[f"2-prediction-{case}"] = draw_case(case_pictures(dataset, case, settings.label_role, prediction))
@@ -45,7 +46,7 @@ def run(experiment: str) -> None:
     )
     with atomic_path(Path("reports") / f"{experiment}.html") as path:
         path.write_text(to_html(experiment, note, metrics, files), encoding="utf-8")
-    log_files(run_of(folder), out)
+    log_files(run_of(experiment), out)
 
 
 def case_pictures(dataset: PreparedDataset, case: str, label_role: str, prediction: np.ndarray) -> CasePictures:
@@ -73,6 +74,6 @@ def read_prediction(path: Path, n_dims: int) -> np.ndarray:
     """
     if not path.is_file():
         raise UserError(f"{path}: not found; run the stage that makes it (dvc repro predict@...)")
-    stored = np.asarray(nibabel.load(path).dataobj)  # type: ignore[attr-defined]
+    stored = np.asarray(nibabel.load(path).dataobj)
     channels = [size for size in stored.shape[n_dims:] if size > 1]
     return stored.reshape(*stored.shape[:n_dims], *channels, order="F")

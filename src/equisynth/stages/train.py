@@ -1,4 +1,4 @@
-"""Stage ``train``: prepared dataset -> models/<experiment>/ (weights, description), reports/history/<experiment>.json."""
+"""Stage ``train``: a prepared dataset -> models/<experiment>/ and reports/history/<experiment>.json."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(experiment: str, prepared: Path, out: Path, workers: int = 0, precision:
     with TrainingRun.start(settings, configuration, version) as tracked:
         history = train_once(settings, dataset, out, tracked.log_epoch, checkpoints, workers, precision)
         write_json(HISTORY / f"{experiment}.json", history)
-        tracked.finish(sha256(out / WEIGHTS))
+        tracked.finish(sha256(out / WEIGHTS), history)
 
 
 def train_once(

@@ -1,0 +1,112 @@
+"""Stage ``evaluate``: predictions -> reports/metrics/<experiment>.json and reports/evaluation/<experiment>.json.
+
+The first holds one number per measure, under the names that DVC and MLflow show: ``validate``, ``test`` (``mae``,
+``mse``, ``psnr``, ``ssim``, ``nmi``), the lookup table's ``reference``, ``fid/axis0..2``. The second holds everything:
+each case, all references, and what the FID was computed from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from equisynth.config import Strict
+from equisynth.datasets.prepared import PreparedDataset
+from equisynth.errors import UserError
+from equisynth.evaluation import fid
+from equisynth.evaluation.aligned import evaluate_references, evaluate_split
+from equisynth.files import write_json
+from equisynth.params import read, validate
+
+SPLITS = ("validate", "test")
+
+
+class FidSettings(Strict):
+    """``weights``: a file of pytorch-fid's Inception weights; ``axes``: across which volumes are cut into slices."""
+
+    weights: Path = fid.LOCAL_WEIGHTS
+    axes: tuple[Literal[0, 1, 2], ...] = (0, 1, 2)
+
+
+class EvaluationSettings(Strict):
+    """``split``: whose predictions the FID and the references are measured on."""
+
+    split: Literal["validate", "test"] = "test"
+    fid: FidSettings = FidSettings()
+
+
+def run(experiment: str, prepared: Path, predictions: Path, reports: Path = Path("reports")) -> None:
+    """Evaluates an experiment's predictions; the settings are the section ``evaluation`` of ``params.yaml``."""
+    settings = validate(EvaluationSettings, read()["evaluation"], "evaluation")
+    details = evaluate(PreparedDataset.open(prepared), predictions, settings)
+    write_json(reports / "evaluation" / f"{experiment}.json", details)
+    write_json(reports / "metrics" / f"{experiment}.json", summary(details))
+
+
+def evaluate(dataset: PreparedDataset, predictions: Path, settings: EvaluationSettings) -> dict[str, Any]:
+    """Everything that is measured, for JSON.
+
+    Args:
+        predictions: holds ``<split>/<case>.nii``.
+    """
+    info = dataset.info
+    result: dict[str, Any] = {}
+    for split in SPLITS:
+        result[split] = evaluate_split(dataset, split, partial(prediction, dataset, predictions, split))
+    result["references"] = evaluate_references(dataset, settings.split)
+    result["fid"] = {"split": settings.split} | fid.evaluate(
+        (prediction(dataset, predictions, settings.split, case) for case in sorted(dataset.cases(settings.split))),
+        real_labels(dataset, settings.split),
+        info.n_dims,
+        info.label.background,
+        info.label.signal_range,
+        settings.fid.weights,
+        settings.fid.axes,
+    )
+    return result
+
+
+def summary(details: Mapping[str, Any]) -> dict[str, Any]:
+    """One number per measure; what was not measured is left out, and a missing FID says why."""
+    metrics: dict[str, Any] = {split: _numbers(details[split].get("pooled", {})) for split in SPLITS}
+    table = details["references"].get("lookup_table")
+    if table is not None:
+        metrics["reference"] = {"lookup_table": {key: table[key] for key in ("mae", "ssim") if table[key] is not None}}
+    found = details["fid"]
+    if found["computed"]:
+        metrics |= {f"fid/{key}": value["value"] for key, value in found.items() if isinstance(value, Mapping)}
+    else:
+        metrics["fid"] = {"computed": False, "reason": found["reason"]}
+    return {key: value for key, value in metrics.items() if value != {}}
+
+
+def prediction(dataset: PreparedDataset, folder: Path, split: str, case: str) -> np.ndarray:
+    """A predicted image, (*S) or (*S, C), behind a memory map.
+
+    Raises:
+        UserError: absent, or not on the case's grid.
+    """
+    import nibabel
+
+    path = folder / split / f"{case}.nii"
+    if not path.is_file():
+        raise UserError(f"{path}: not found; run the stage that makes it (dvc repro predict@...)")
+    stored = np.asanyarray(nibabel.load(path, mmap="r").dataobj)
+    n_dims, shape = dataset.info.n_dims, dataset.shape(case)
+    if stored.shape[:n_dims] != shape:
+        raise UserError(f"{path}: shape {stored.shape}, expected the case's {shape}; predict again")
+    return stored.reshape(shape + stored.shape[4:], order="A")
+
+
+def real_labels(dataset: PreparedDataset, split: str) -> Iterator[np.ndarray]:
+    """Real images of the label's modality: aligned ones where there are any."""
+    for case in sorted(dataset.cases(split)):
+        yield dataset.image(case, "label_aligned" if dataset.has(case, "label_aligned") else "label")
+
+
+def _numbers(pooled: Mapping[str, float | None]) -> dict[str, float]:
+    return {key: value for key, value in pooled.items() if value is not None}
