@@ -124,6 +124,10 @@ def _source_dependencies(stage: str, key: str, item: Any) -> set[str]:
 NO_RESULT = {"src/equisynth/cli.py", "src/equisynth/timing.py"}
 
 
+# Copied into each registered version, so that it changes the stage's result without being imported by it.
+COPIED = {"src/equisynth/registry.py": "src/equisynth/served_model.py"}
+
+
 def _imported(stage: str, key: str, item: Any) -> set[str]:
     """The source files that the stage's command imports, with those that the parameters choose."""
     is_experiment = isinstance(item, dict) and "method" in item
@@ -136,7 +140,8 @@ def _imported(stage: str, key: str, item: Any) -> set[str]:
     assert start.exists(), f"{stage}: no {start.relative_to(REPOSITORY)} for '{command}'"
     starts = [start, *(module_file(module) for module in _helpers_of_command(name))]
     files = set().union(*(reachable(path, chosen) for path in starts))
-    return {path.relative_to(REPOSITORY).as_posix() for path in files} - NO_RESULT
+    names = {path.relative_to(REPOSITORY).as_posix() for path in files} - NO_RESULT
+    return names | {copy for name, copy in COPIED.items() if name in names}
 
 
 def _helpers_of_command(name: str) -> set[str]:

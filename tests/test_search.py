@@ -10,13 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from equisynth import search, store
 from equisynth.config import Settings
+from equisynth.datasets.prepared import DatasetInfo, write_case, write_info
 from equisynth.errors import UserError
 from equisynth.files import read_json
+from equisynth.params import data_settings
+from equisynth.search_space import override
 
 pytest_plugins = ["mlflow_repository"]
 EXPERIMENT = "ixi-eqsim_com_eqadv"
@@ -177,9 +181,30 @@ def test_another_space_is_another_study(parameters: Path) -> None:
 
 def test_overrides_leave_the_tree_alone() -> None:
     tree = {"pipeline": {"a-b": {"dataset": "a", "method": "b", "overrides": {"loss": {"x": 1}}}}}
-    changed = search.override(tree, "a-b", {"loss.y": 2, "epochs": 3})
+    changed = override(tree, "a-b", {"loss.y": 2, "epochs": 3})
     assert changed["pipeline"]["a-b"]["overrides"] == {"loss": {"x": 1, "y": 2}, "epochs": 3}
     assert tree["pipeline"]["a-b"]["overrides"] == {"loss": {"x": 1}}
+
+
+def test_the_programs_own_training_is_searched(parameters: Path) -> None:
+    """Two trials of a tiny network on four random cases, through training, prediction and evaluation."""
+    tree = yaml.safe_load(Path("params.yaml").read_text())
+    overrides = {"patch_size": [8] * 3, "training_stride": [8] * 3, "inference_stride": [8] * 3, "batch_size": 1}
+    overrides |= {"features": {"i2i": [16, 16]}, "fusing_mask_smoothing": 1.0}
+    tree["pipeline"] = {
+        "ixi-noreg": {"dataset": "ixi", "method": "noreg", "code": "supervised", "overrides": overrides}
+    }
+    Path("params.yaml").write_text(yaml.safe_dump(tree))
+    data, folder, random = data_settings(tree, "ixi"), Path("data/prepared/ixi"), np.random.RandomState(0)
+    splits = {"train": ("a", "b"), "validate": ("c",), "test": ("d",)}
+    write_info(folder, DatasetInfo(name="ixi", splits=splits, **data.model_dump()))
+    for case in "abcd":
+        images = {role: random.rand(16, 16, 16) for role in ("input", "label", "label_aligned")}
+        write_case(folder, case, images, np.diag([3.0, 3.0, 3.6, 1.0]))
+    summary = search.run("ixi-noreg", trials=2)
+    assert [trial["state"] for trial in summary["trials"]] == ["complete", "complete"]
+    assert summary["best"]["value"] > 0
+    assert store.open_store().get_run(summary["best"]["run"]).data.tags["equisynth.model_sha256"]
 
 
 def test_nothing_of_optuna_is_imported_before_it_is_needed() -> None:

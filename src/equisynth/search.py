@@ -6,16 +6,14 @@ import os
 import socket
 import warnings
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, model_validator
-
-from equisynth.config import Count, Settings, Strict
+from equisynth.config import Settings
 from equisynth.errors import UserError
 from equisynth.files import hash_json, sha256, write_json
-from equisynth.params import Tree, merge, read, resolve, validate
+from equisynth.params import read, validate
+from equisynth.search_space import SearchSettings, effective_space, suggest, trial_settings
 from equisynth.store import log_metrics, open_store
 from equisynth.tracking import TrainingRun, create_run, dataset_version
 
@@ -34,59 +32,6 @@ TrainTrial = Callable[[Settings, Report], Mapping[str, Any]]
 objective's value under its name, and ``model_sha256`` if there is a model."""
 
 
-class Interval(Strict):
-    """A range of numbers, drawn on a log scale unless said otherwise; ``[low, high]`` is short for it."""
-
-    low: float
-    high: float
-    log: bool = True
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_pair(cls, content: Any) -> Any:
-        pair = isinstance(content, list | tuple) and len(content) == 2
-        return {"low": content[0], "high": content[1]} if pair else content
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Interval:
-        if self.low >= self.high:
-            raise ValueError(f"low is {self.low} and high is {self.high}, expected low < high")
-        if self.log and self.low <= 0:
-            raise ValueError(f"low is {self.low}, expected above 0 on a log scale (or log: false)")
-        return self
-
-
-class Choices(Strict):
-    """One of several values."""
-
-    choices: tuple[str | bool | int | float | None, ...] = Field(min_length=1)
-
-
-class SearchSettings(Strict):
-    """Section ``search`` of params.yaml.
-
-    Attributes:
-        space: dotted key of the settings -> [low, high] on a log scale, {low, high, log} or {choices}.
-        startup_trials: random ones before sampler and pruner learn from them.
-        trials: total number of a study, over all its continuations.
-        epochs, epoch_steps: of a trial, instead of the experiment's.
-        objective: aligned_mae compares with the true aligned label of the validation split, which real data do not
-            have (an oracle); registered is the best epoch's similarity to the label after registration.
-        storage: URL of a database that several machines share; none: a journal file here.
-    """
-
-    space: dict[str, Interval | Choices] = Field(min_length=1)
-    sampler: Literal["tpe", "random"] = "tpe"
-    pruner: Literal["median", "none"] = "median"
-    startup_trials: Count = 5
-    trials: Count = 3
-    epochs: Count | None = None
-    epoch_steps: Count | None = None
-    objective: Literal["aligned_mae", "registered"] = "aligned_mae"
-    storage: str | None = None
-    seed: int = 0
-
-
 def run(experiment: str, trials: int | None = None, train_trial: TrainTrial | None = None) -> dict[str, Any]:
     """Runs or continues the study of an experiment up to its number of trials; writes reports/search/<experiment>.json.
 
@@ -99,8 +44,8 @@ def run(experiment: str, trials: int | None = None, train_trial: TrainTrial | No
     """
     tree = read()
     options = validate(SearchSettings, tree["search"], "search")
-    base = _settings(tree, experiment, options, {})
-    space = _effective_space(tree, experiment, options)
+    base = trial_settings(tree, experiment, options, {})
+    space = effective_space(tree, experiment, options)
     prepared = Path("data/prepared") / base.dataset
     version = dataset_version(prepared)
     searched = {key: values.model_dump() for key, values in space.items()}
@@ -114,8 +59,8 @@ def run(experiment: str, trials: int | None = None, train_trial: TrainTrial | No
     print(f"search {name}: {_spent(study)} of {total} trials done, objective {options.objective}{_oracle(options)}")
     while _spent(study) < total:
         trial = study.ask()
-        overrides = {key: _suggest(trial, key, values) for key, values in space.items()}
-        settings = _settings(tree, experiment, options, overrides)
+        overrides = {key: suggest(trial, key, values) for key, values in space.items()}
+        settings = trial_settings(tree, experiment, options, overrides)
         _run_trial(study, trial, settings, version, parent, options.objective, train_trial)
     summary = _summary(study, experiment, options)
     write_json(Path("reports/search") / f"{experiment}.json", summary)
@@ -126,45 +71,6 @@ def run(experiment: str, trials: int | None = None, train_trial: TrainTrial | No
     for key, value in summary["best"]["parameters"].items():
         print(f"  {key}: {value:.4g}" if isinstance(value, float) else f"  {key}: {value}")
     return summary
-
-
-def override(tree: Tree, experiment: str, overrides: Mapping[str, Any]) -> Tree:
-    """The parameters with dotted keys set in the experiment's overrides; the given tree stays as it is."""
-    tree = deepcopy(tree)
-    if experiment not in tree["pipeline"]:
-        dataset, _, method = experiment.partition("-")
-        tree["pipeline"][experiment] = {"dataset": dataset, "method": method}
-    entry = tree["pipeline"][experiment]
-    for key, value in overrides.items():
-        *parents, last = key.split(".")
-        nested: Tree = {last: value}
-        for parent in reversed(parents):
-            nested = {parent: nested}
-        entry["overrides"] = merge(entry.get("overrides") or {}, nested)
-    return tree
-
-
-def _settings(tree: Tree, experiment: str, options: SearchSettings, overrides: Mapping[str, Any]) -> Settings:
-    budget = {key: getattr(options, key) for key in ("epochs", "epoch_steps") if getattr(options, key) is not None}
-    resolve(tree, experiment)  # an experiment that does not exist is told before overrides make an entry for it
-    return resolve(override(tree, experiment, {**overrides, **budget}), experiment)
-
-
-def _effective_space(tree: Tree, experiment: str, options: SearchSettings) -> dict[str, Interval | Choices]:
-    """The keys that the experiment has: weights of networks that its method lacks are left out of the settings."""
-    space = {}
-    for key, values in options.space.items():
-        value: Any = values.choices[0] if isinstance(values, Choices) else values.low
-        node: Any = _settings(tree, experiment, options, {key: value}).model_dump()
-        for part in key.split("."):
-            node = node[part] if isinstance(node, dict) else None
-        if node == value:
-            space[key] = values
-        else:
-            print(f"search: {key} has no effect on {experiment}; left out")
-    if not space:
-        raise UserError(f"params.yaml: search.space: no key has an effect on {experiment}; give others")
-    return space
 
 
 def _run_trial(
@@ -304,12 +210,6 @@ def _spent(study: Study) -> int:
 
     done = (TrialState.COMPLETE, TrialState.PRUNED)
     return sum(trial.state in done or "reason" in trial.user_attrs for trial in study.trials)
-
-
-def _suggest(trial: Trial, key: str, values: Interval | Choices) -> Any:
-    if isinstance(values, Choices):
-        return trial.suggest_categorical(key, values.choices)
-    return trial.suggest_float(key, values.low, values.high, log=values.log)
 
 
 def _parent_run(study: str, base: Settings, options: SearchSettings, version: str) -> str:

@@ -13,6 +13,8 @@ from mlflow.pyfunc import PythonModel
 class Translator(PythonModel):  # type: ignore[misc]
     """Translates one whole prepared image."""
 
+    _skip_type_hint_validation = True  # arrays are checked by the signature; MLflow would warn at every import
+
     def load_context(self, context: Any) -> None:
         """Loads weights and description from the artifacts."""
         from equisynth.model import load_model
