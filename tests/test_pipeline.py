@@ -14,8 +14,9 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-import torch
 import yaml
+
+from inception import write_inception
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = "ixi-eqsim_com_eqadv"
@@ -84,17 +85,9 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     repository.run("git", "init", "-q")
     repository.run("git", "add", "-A")
     repository.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "start")
-    _write_inception(folder / "weights" / "fid_inception.pth")
+    write_inception(folder / "weights" / "fid_inception.pth")
     repository.run("dvc", "repro")
     return repository
-
-
-def _write_inception(path: Path) -> None:
-    """A seeded random state of pytorch-fid's Inception: FID on it means nothing, but it is computed for real."""
-    from equisynth.evaluation.fid import inception_without_weights
-
-    torch.manual_seed(0)
-    torch.save(inception_without_weights().state_dict(), path)
 
 
 def test_stages_leave_their_outputs(repository: Repository) -> None:
@@ -226,7 +219,7 @@ def mlflow_run(repository: Repository) -> dict[str, Any]:
         "import json, mlflow, sys\n"
         "client = mlflow.MlflowClient()\n"
         "ids = [e.experiment_id for e in client.search_experiments()]\n"
-        "query = \"tags.`equisynth.experiment` = '\" + sys.argv[1] + \"'\"\n"
+        'query = "tags.`equisynth.experiment` = \'" + sys.argv[1] + "\'"\n'
         "runs = client.search_runs(ids, filter_string=query)\n"
         "assert len(runs) == 1, len(runs)\n"
         "def walk(path=None):\n"

@@ -111,7 +111,7 @@ def data_settings(tree: Tree, dataset: str, scale: str | None = None) -> Data:
 
 
 def source(tree: Tree, dataset: str, scale: str | None = None) -> Tree:
-    """Parameters of a dataset's raw source (checked by the dataset's own model); a scale says how large phantoms are."""
+    """Parameters of a raw source (checked by the dataset's own model); a scale says how large phantoms are."""
     scale = tree["scale"] if scale is None else scale
     _choice(dataset, tree["sources"], "sources")
     chosen = _mapping(tree["sources"][dataset], f"sources.{dataset}")

@@ -14,35 +14,14 @@ from PIL import Image
 from equisynth.errors import UserError
 from equisynth.evaluation import fid
 from equisynth.files import sha256
+from inception import write_inception
 
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A seeded random state of pytorch-fid's Inception, kept in a file as its real weights are."""
+    """A file of seeded random weights."""
     path = tmp_path_factory.mktemp("weights") / "fid_inception.pth"
-    module = fid.import_inception()
-    torch.manual_seed(0)
-    states: list[Any] = []
-
-    class Stop(Exception):
-        pass
-
-    def capture(*_: Any, **__: Any) -> Any:
-        raise Stop
-
-    original_load, original_build = module.load_state_dict_from_url, module._inception_v3
-
-    def build(*arguments: Any, **settings: Any) -> Any:
-        states.append(original_build(*arguments, **settings))
-        return states[-1]
-
-    module.load_state_dict_from_url, module._inception_v3 = capture, build
-    try:
-        with pytest.raises(Stop):
-            module.fid_inception_v3()
-    finally:
-        module.load_state_dict_from_url, module._inception_v3 = original_load, original_build
-    torch.save(states[0].state_dict(), path)
+    write_inception(path)
     return path
 
 
