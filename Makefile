@@ -3,6 +3,7 @@
 #   make test | test-all           the tests | also those that take minutes
 #   make lint                      style, types, Dockerfile
 #   make lock                      requirements.lock anew, from a clean environment
+#   make figures                   the README's table, from the reports of the last demo
 #   make screenshots               pictures of `mlflow ui` and the report
 #   make clean                     what can be made again: the environment, caches (never data, models or runs)
 PYTHON ?= python3
@@ -19,7 +20,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 # install may replace it by another build.
 TORCH := torch==2.13.0 torchvision==0.28.0
 
-.PHONY: env demo test test-all lint lock clean screenshots
+.PHONY: env demo test test-all lint lock clean figures screenshots
 
 env: $(STAMP)
 
@@ -57,6 +58,9 @@ lock:
 	build/lock/bin/python scripts/lock.py > build/requirements.lock
 	mv build/requirements.lock requirements.lock
 	rm -rf build/lock
+
+figures: $(STAMP)
+	python scripts/figures.py --write README.md
 
 screenshots: $(STAMP)
 	$(BIN)/python scripts/screenshots.py
