@@ -38,7 +38,7 @@ def table(experiment: str, reports: Path) -> str:
     found = "computed" if fid["computed"] else f"not computed ({fid['reason']})"
     lines = [
         f"Test cases ({count}) at scale `{scale}`, against the aligned label that no training saw, in the evaluation",
-        "mask; the references are fitted on the same misaligned training pairs. Made by `make figures` after `make demo`.",
+        "mask; the references are fitted on the same misaligned pairs. Made by `make figures` after `make demo`.",
         "",
         "| | MAE | PSNR (dB) | SSIM |",
         "|---|---|---|---|",

@@ -20,6 +20,7 @@ from equisynth.inference import translate_volume
 from equisynth.methods.base import build_method
 from equisynth.model import FORMAT, WEIGHTS, Description, load_model, network_states, save_weights, write_description
 from equisynth.params import read, resolve
+from equisynth.predictions import write_prediction
 from equisynth.stages import evaluate, predict
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
@@ -123,7 +124,7 @@ def test_masks_of_a_case_are_respected(places: Path) -> None:
             values = 2 * np.array(dataset.image(case, "input"))
             if case == "e1":
                 values[0] = values[:, 0] = 100
-            predict.write_prediction(Path("truth") / split / f"{case}.nii", values, dataset, case)
+            write_prediction(Path("truth") / split / f"{case}.nii", values, dataset, case)
     evaluate.run("truth", Path("prepared"), Path("truth"))
     metrics = json.loads(Path("reports/metrics/truth.json").read_text())
     assert metrics["test"]["mae"] == 0
@@ -136,7 +137,12 @@ def test_fid_has_the_names_that_dvc_and_mlflow_show() -> None:
         "validate": {"computed": False}, "test": {"pooled": {"mae": 1.0, "nmi": None}}, "references": {},
         "fid": {"computed": True, "axis0": {"value": 3.5}, "axis2": {"value": 4.5}, "weights_sha256": "x"},
     }  # fmt: skip
-    assert evaluate.summary(details) == {"test": {"mae": 1.0}, "fid/axis0": 3.5, "fid/axis2": 4.5}
+    assert evaluate.summary(details) == {
+        "test": {"mae": 1.0},
+        "fid/axis0": 3.5,
+        "fid/axis2": 4.5,
+        "fid": {"computed": True, "weights_sha256": "x"},
+    }
 
 
 def test_another_dataset_and_missing_predictions_are_named(places: Path) -> None:

@@ -107,6 +107,22 @@ class PreparedDataset:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_images": {}}
 
+    def require(self, data: Data, said_by: str) -> None:
+        """Refuses images that are not what someone expects.
+
+        Args:
+            said_by: words before the expected value, e.g. "the model was trained on".
+
+        Raises:
+            UserError: naming the key and both values.
+        """
+        for key in ("n_dims", "voxel_size", "input", "label"):
+            found, expected = getattr(self.info, key), getattr(data, key)
+            if found != expected:
+                raise UserError(
+                    f"{self.folder}: {key} is {found}, but {said_by} {expected}; prepare and train again (dvc repro)"
+                )
+
     def cases(self, split: str) -> tuple[str, ...]:
         """Case names of ``train``, ``validate`` or ``test``."""
         if split not in self.info.splits:

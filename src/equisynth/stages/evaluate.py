@@ -16,11 +16,11 @@ import numpy as np
 
 from equisynth.config import Strict
 from equisynth.datasets.prepared import PreparedDataset
-from equisynth.errors import UserError
 from equisynth.evaluation import fid
 from equisynth.evaluation.aligned import evaluate_references, evaluate_split
 from equisynth.files import write_json
 from equisynth.params import read, validate
+from equisynth.predictions import read_prediction
 
 SPLITS = ("validate", "test")
 
@@ -56,10 +56,10 @@ def evaluate(dataset: PreparedDataset, predictions: Path, settings: EvaluationSe
     info = dataset.info
     result: dict[str, Any] = {}
     for split in SPLITS:
-        result[split] = evaluate_split(dataset, split, partial(prediction, dataset, predictions, split))
+        result[split] = evaluate_split(dataset, split, partial(read_prediction, dataset, predictions, split))
     result["references"] = evaluate_references(dataset, settings.split)
     result["fid"] = {"split": settings.split} | fid.evaluate(
-        (prediction(dataset, predictions, settings.split, case) for case in sorted(dataset.cases(settings.split))),
+        (read_prediction(dataset, predictions, settings.split, case) for case in sorted(dataset.cases(settings.split))),
         real_labels(dataset, settings.split),
         info.n_dims,
         info.label.background,
@@ -83,24 +83,6 @@ def summary(details: Mapping[str, Any]) -> dict[str, Any]:
     else:
         metrics["fid"] = {"computed": False, "reason": found["reason"]}
     return {key: value for key, value in metrics.items() if value != {}}
-
-
-def prediction(dataset: PreparedDataset, folder: Path, split: str, case: str) -> np.ndarray:
-    """A predicted image, (*S) or (*S, C), behind a memory map.
-
-    Raises:
-        UserError: absent, or not on the case's grid.
-    """
-    import nibabel
-
-    path = folder / split / f"{case}.nii"
-    if not path.is_file():
-        raise UserError(f"{path}: not found; run the stage that makes it (dvc repro predict@...)")
-    stored = np.asanyarray(nibabel.load(path, mmap="r").dataobj)
-    n_dims, shape = dataset.info.n_dims, dataset.shape(case)
-    if stored.shape[:n_dims] != shape:
-        raise UserError(f"{path}: shape {stored.shape}, expected the case's {shape}; predict again")
-    return stored.reshape(shape + stored.shape[4:], order="A")
 
 
 def real_labels(dataset: PreparedDataset, split: str) -> Iterator[np.ndarray]:

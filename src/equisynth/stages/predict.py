@@ -9,12 +9,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from equisynth.config import Data
 from equisynth.datasets.prepared import PreparedDataset
-from equisynth.errors import UserError
 from equisynth.files import atomic_folder
 from equisynth.inference import PICTURE, VOLUME, to_8_bit, translate_volume
 from equisynth.model import Model, load_model
+from equisynth.predictions import write_prediction
 
 SPLITS = ("validate", "test")
 
@@ -29,7 +28,7 @@ def run(model: Path, prepared: Path, out: Path, splits: tuple[str, ...] = SPLITS
         device: by default a GPU if there is one.
     """
     loaded, dataset = load_model(model, device), PreparedDataset.open(prepared)
-    check_data(loaded.description.settings.data, dataset)
+    dataset.require(loaded.description.settings.data, f"the model in {model} was trained on")
     cases = [(split, case) for split in splits for case in sorted(dataset.cases(split))]
     console = Console(file=sys.stderr)
     with atomic_folder(out) as temporary, Progress(console=console, disable=not console.is_terminal) as bar:
@@ -52,31 +51,3 @@ def translate_case(model: Model, dataset: PreparedDataset, case: str) -> np.ndar
         batch_size=model.description.settings.batch_size,
     )
     return to_8_bit(result) if picture else result
-
-
-def write_prediction(path: Path, values: np.ndarray, dataset: PreparedDataset, case: str) -> None:
-    """An uncompressed NIfTI on the case's grid; channels lie in the fifth axis."""
-    import nibabel
-
-    n_dims = dataset.info.n_dims
-    if values.ndim > n_dims:
-        values = values.reshape(*values.shape[:n_dims], *(1,) * (4 - n_dims), values.shape[-1])
-    image = nibabel.Nifti1Image(values, dataset.affine(case))
-    image.header.set_xyzt_units("mm")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(image, path)
-
-
-def check_data(data: Data, dataset: PreparedDataset) -> None:
-    """Refuses a dataset of other images than the model was trained on.
-
-    Raises:
-        UserError: naming the key and both values.
-    """
-    for key in ("n_dims", "voxel_size", "input", "label"):
-        found, expected = getattr(dataset.info, key), getattr(data, key)
-        if found != expected:
-            raise UserError(
-                f"{dataset.folder}: {key} is {found}, but the model was trained on {expected}; "
-                "prepare the dataset again or train again (dvc repro)"
-            )

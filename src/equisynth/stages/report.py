@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import nibabel
 import numpy as np
 
 from equisynth.datasets.prepared import PreparedDataset
-from equisynth.errors import UserError
 from equisynth.files import atomic_folder, atomic_path, read_json
 from equisynth.model import read_description
+from equisynth.predictions import read_prediction
 from equisynth.report import CasePictures, draw_case, draw_curves, draw_deformation, to_html, to_png
 from equisynth.store import flatten
 from equisynth.tracking import log_files, run_of
@@ -29,7 +28,7 @@ def run(experiment: str) -> None:
     history = read_json(Path("reports/history") / f"{experiment}.json")
     pictures = {"1-curves": draw_curves(history, description.best_epoch)}
     for case in dataset.cases(SPLIT)[:CASES]:
-        prediction = read_prediction(Path("predictions") / experiment / SPLIT / f"{case}.nii", settings.data.n_dims)
+        prediction = read_prediction(dataset, Path("predictions") / experiment, SPLIT, case)
         pictures[f"2-prediction-{case}"] = draw_case(case_pictures(dataset, case, settings.label_role, prediction))
         if dataset.has(case, "deformation"):
             title = f"{case}: deformation that misaligned its label"
@@ -64,16 +63,3 @@ def case_pictures(dataset: PreparedDataset, case: str, label_role: str, predicti
         mask=dataset.mask(case, "evaluation"),
         modalities=(info.input.modality, info.label.modality),
     )
-
-
-def read_prediction(path: Path, n_dims: int) -> np.ndarray:
-    """A predicted image, (*S) or (*S, C).
-
-    Raises:
-        UserError: no such file.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: not found; run the stage that makes it (dvc repro predict@...)")
-    stored = np.asarray(nibabel.load(path).dataobj)
-    channels = [size for size in stored.shape[n_dims:] if size > 1]
-    return stored.reshape(*stored.shape[:n_dims], *channels, order="F")

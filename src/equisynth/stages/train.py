@@ -12,7 +12,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from equisynth.config import Settings
 from equisynth.datasets.patches import TrainingPatches, ValidationPatches
 from equisynth.datasets.prepared import PreparedDataset
-from equisynth.errors import UserError
 from equisynth.files import atomic_folder, hash_json, sha256, write_json
 from equisynth.methods.base import SELECTION, build_method
 from equisynth.model import FORMAT, WEIGHTS, Description, save_weights, write_description
@@ -56,7 +55,7 @@ def train_once(
     Returns:
         One record per epoch.
     """
-    check_fit(settings, dataset)
+    dataset.require(settings.data, f"the parameters of '{settings.dataset}' at scale '{settings.scale}' say")
     checkpoints = checkpoints or folder.with_name(f"{folder.name}-checkpoints")
     trainer = Trainer(
         build_method(settings),
@@ -109,19 +108,3 @@ def _write(settings: Settings, dataset: PreparedDataset, trainer: Trainer, folde
             selection=selection,
         )
         write_description(temporary, description)
-
-
-def check_fit(settings: Settings, dataset: PreparedDataset) -> None:
-    """Refuses a prepared dataset that is not the one the settings speak of.
-
-    Raises:
-        UserError: naming the key and both values.
-    """
-    info, data = dataset.info, settings.data
-    for key in ("n_dims", "voxel_size", "input", "label"):
-        found, expected = getattr(info, key), getattr(data, key)
-        if found != expected:
-            raise UserError(
-                f"{dataset.folder}: {key} is {found}, but the parameters of '{settings.dataset}' at scale "
-                f"'{settings.scale}' say {expected}; run dvc repro prepare@{settings.dataset}"
-            )
