@@ -56,7 +56,10 @@ def run(experiment: str, trials: int | None = None, train_trial: TrainTrial | No
     parent = _parent_run(name, base, options, version)
     train_trial = train_trial or _own_training(prepared, FOLDER / name, options.objective)
     total = trials or options.trials
-    print(f"search {name}: {_spent(study)} of {total} trials done, objective {options.objective}{_oracle(options)}")
+    print(
+        f"search {name}: {_spent(study)} of {total} trials done, objective {options.objective}{_oracle(options)}",
+        flush=True,
+    )
     while _spent(study) < total:
         trial = study.ask()
         overrides = {key: suggest(trial, key, values) for key, values in space.items()}
