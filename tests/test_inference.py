@@ -251,8 +251,8 @@ def test_scaled_integers_are_read_as_what_they_mean(tmp_path: Path) -> None:
 
 
 def test_a_single_slice_and_a_trailing_axis_keep_their_shape(tmp_path: Path) -> None:
-    model = SimpleNamespace(description=describe((8, 8, 8)), **vars(IDENTITY))
-    for shape in ((9, 12), (9, 12, 1), (9, 12, 10, 1)):
+    for patch, shape in (((8, 8), (9, 12)), ((8, 8, 8), (9, 12, 1)), ((8, 8, 8), (9, 12, 10, 1))):
+        model = SimpleNamespace(description=describe(patch), **vars(IDENTITY))
         nibabel.save(nibabel.Nifti1Image(np.ones(shape, np.float32), np.eye(4)), tmp_path / "in.nii")
         predict_nifti(model, tmp_path / "in.nii", tmp_path / "out.nii")
         assert nibabel.load(tmp_path / "out.nii").shape == shape

@@ -8,6 +8,7 @@ walked row by row along the first axis, and the part of the image that no later 
 from __future__ import annotations
 
 import itertools
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,14 +193,20 @@ def predict_nifti(
 
     source = _load(input_path)
     data = model.description.settings.data
-    stored = np.asanyarray(source.dataobj)
+    stored = _values(source, input_path)
     image = _image_axes(stored, data, input_path)
+    if not np.isfinite(image).all():
+        raise UserError(f"{input_path}: holds values that are not finite; replace them (NaN or infinity) first")
+    if not image.any():
+        raise UserError(f"{input_path}: every voxel is zero; is this the right file?")
     mask = None
     if mask_path is not None:
-        mask = np.asanyarray(_load(mask_path).dataobj)
+        mask = _values(_load(mask_path), mask_path)
         shape = image.shape[:-1] if data.input.channels > 1 else image.shape
-        if mask.size != np.prod(shape):
+        if _without_singletons(mask.shape) != _without_singletons(shape):
             raise UserError(f"{mask_path}: shape {mask.shape}, expected that of {input_path}, {shape}")
+        if not mask.any():
+            raise UserError(f"{mask_path}: no voxel is valid; expected some above zero")
         mask = mask.reshape(shape, order="F")
     result = translate_volume(model.predict, image, mask, model.description, batch_size=batch_size, progress=progress)
     if data.input.channels == data.label.channels:
@@ -240,6 +247,22 @@ def _load(path: Path | str) -> Any:
     return image
 
 
+def _values(image: Any, path: Path | str) -> np.ndarray:
+    """The stored array; damage that the header does not show comes to light here."""
+    try:
+        values = np.asanyarray(image.dataobj)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: cannot be read ({reason:.120}); the file is damaged, get it again") from None
+    if not values.size:
+        raise UserError(f"{path}: holds no voxel (shape {values.shape})")
+    return values
+
+
+def _without_singletons(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
+
+
 def _image_axes(stored: np.ndarray, data: Data, path: Path | str) -> np.ndarray:
     """The stored array as (*S) or (*S, C): axes of length one beyond the third are dropped, missing ones added."""
     channels = data.input.channels
@@ -247,7 +270,7 @@ def _image_axes(stored: np.ndarray, data: Data, path: Path | str) -> np.ndarray:
     if channels > 1 and data.n_dims == 2:
         spatial = spatial[:2]
     wanted = spatial + ([channels] if channels > 1 else [])
-    if stored.size != np.prod(wanted):
+    if stored.size != np.prod(wanted) or stored.ndim < data.n_dims:
         raise UserError(
             f"{path}: shape {stored.shape}, expected one {data.n_dims}D image of {channels} channel(s); "
             "split the file into single images"

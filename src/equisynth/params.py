@@ -140,7 +140,9 @@ def validate(model: type[Model], fields: Tree, what: str, layers: list[tuple[str
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        found_errors = error.errors(include_url=False)
+        # A misspelt key is unknown and missed elsewhere: the unknown one is what the user wrote.
+        first = next((e for e in found_errors if e["type"] == "extra_forbidden"), found_errors[0])
         path = [part for part in first["loc"] if not str(part).startswith(("function-", "tuple[", "constrained-"))]
         where = ": ".join(part for part in ("params.yaml", what, _origin(path, layers or [])) if part)
         found = "" if first["type"] == "missing" or not path else f"found {first['input']!r}, "

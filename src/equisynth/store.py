@@ -59,10 +59,11 @@ def open_store(create: bool = False) -> MlflowClient:
         UserError: no database, or one that cannot be read.
     """
     database = database_path()
-    if database is not None and not database.is_file() and not create:
+    absent = database is not None and (not database.is_file() or not database.stat().st_size)
+    if absent and database is not None and not create:
         raise UserError(
-            f"{database.name}: not found in {database.parent}; run in the repository (after dvc repro), or set "
-            "MLFLOW_TRACKING_URI"
+            f"{database.name}: not found, or empty, in {database.parent}; run in the repository (after dvc repro), "
+            "or set MLFLOW_TRACKING_URI"
         )
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     for name in ("mlflow", "alembic"):

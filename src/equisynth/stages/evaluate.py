@@ -81,7 +81,7 @@ def summary(details: Mapping[str, Any]) -> dict[str, Any]:
         metrics |= {f"fid/{key}": value["value"] for key, value in found.items() if isinstance(value, Mapping)}
         metrics["fid"] = {"computed": True, "weights_sha256": found["weights_sha256"]}
     else:
-        metrics["fid"] = {"computed": False, "reason": found["reason"]}
+        metrics["fid"] = {"computed": False, "reason": found["reason"].split(" and ")[0]}  # whole in the details
     return {key: value for key, value in metrics.items() if value != {}}
 
 
