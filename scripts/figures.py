@@ -35,7 +35,7 @@ def table(experiment: str, reports: Path) -> str:
     count = len(evaluation["test"]["cases"])
     residual = evaluation["references"]["lookup_table"]["residual_rmse"]
     fid = evaluation["fid"]
-    found = "computed" if fid["computed"] else f"not computed ({fid['reason']})"
+    found = "computed" if fid["computed"] else f"not computed ({fid['reason'].split(' and ')[0]})"
     lines = [
         f"Test cases ({count}) at scale `{scale}`, against the aligned label that no training saw, in the evaluation",
         "mask; the references are fitted on the same misaligned pairs. Made by `make figures` after `make demo`.",
