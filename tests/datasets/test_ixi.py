@@ -253,6 +253,7 @@ def test_cases_by_name_or_id(tmp_path: Path) -> None:
         (nifti(np.full((4, 4, 4), np.nan, np.float32)), "not finite"),
         (nifti(np.ones((4, 4, 4), np.int16), singular=True), "singular"),
     ],
+    ids=["no gzip", "no nifti", "truncated", "two volumes", "NaN", "singular affine"],  # gzip's bytes hold the time
 )
 def test_bad_scans_are_skipped_with_a_reason(tmp_path: Path, content: bytes, reason: str) -> None:
     with IxiArchives(archives_with(tmp_path, content)) as archives:
