@@ -87,7 +87,7 @@ def unsafe(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.
     [
         unsafe("../escaped"),
         unsafe("b/../../escaped"),
-        unsafe("/tmp/escaped"),
+        unsafe("/escaped"),
         unsafe("C:\\escaped"),
         unsafe("..\\escaped"),
         unsafe("link", tarfile.SYMTYPE, "/etc/passwd"),
