@@ -65,17 +65,19 @@ def test_one_range_for_all_or_one_per_axis(n_dims: int, key: str, count: int) ->
 
 
 @pytest.mark.parametrize(
-    ("features", "smallest"),
+    ("features", "smallest", "needed"),
     [
-        ({"i2i": [4, 8, 8]}, 4),
-        ({"i2i": [4], "cross_modality_reg": [4, 8, 8]}, 4),
-        ({"i2i": [4], "rigid_reg": [4, 8, 8]}, 8),
-        ({"i2i": [4], "discriminator": [4, 8, 8]}, 8),
+        ({"i2i": [4, 8, 8]}, 4, "divisible by"),
+        ({"i2i": [4], "cross_modality_reg": [4, 8, 8]}, 4, "divisible by"),
+        ({"i2i": [4], "rigid_reg": [4, 8, 8]}, 8, "of at least"),
+        ({"i2i": [4], "discriminator": [4, 8, 8]}, 8, "divisible by"),
     ],
 )
-def test_patches_must_be_halved_as_often_as_the_deepest_network_asks(features: dict[str, Any], smallest: int) -> None:
+def test_patches_must_be_halved_as_often_as_the_deepest_network_asks(
+    features: dict[str, Any], smallest: int, needed: str
+) -> None:
     settings(features=features, patch_size=[smallest, 3 * smallest])
-    with pytest.raises(ValidationError, match=f"divisible by {smallest}"):
+    with pytest.raises(ValidationError, match=f"{needed} {smallest}"):
         settings(features=features, patch_size=[smallest, smallest // 2])
 
 

@@ -265,10 +265,14 @@ class Settings(Strict):
                 continue
             halvings = len(features) if name in ("discriminator", "rigid_reg") else len(features) - 1
             for size in self.patch_size:
-                if size % 2**halvings:
+                # The published photographs' experiments have 400² patches and five halvings: the rigid encoder
+                # leaves out what an odd size leaves over, and needs a single cell to remain.
+                fits = size >= 2**halvings if name == "rigid_reg" else size % 2**halvings == 0
+                if not fits:
+                    needed = "of at least" if name == "rigid_reg" else "divisible by"
                     raise ValueError(
                         f"patch_size is {list(self.patch_size)}, but features.{name} with {len(features)} levels "
-                        f"needs every axis divisible by {2**halvings}"
+                        f"needs every axis {needed} {2**halvings}"
                     )
 
 

@@ -61,10 +61,17 @@ def test_output_keeps_the_shape(shape: tuple[int, ...]) -> None:
 def test_shapes_that_cannot_be_halved_are_refused() -> None:
     with pytest.raises(ValueError, match="divisible by 4"):
         UNet(2, 1, 1, (4, 4, 4))(torch.zeros(1, 1, 16, 10))
-    with pytest.raises(ValueError, match="divisible by 8"):
-        RigidEncoder(2, 1, (4, 4, 4))(torch.zeros(1, 1, 16, 12), torch.zeros(1, 2, 16, 12))
+    with pytest.raises(ValueError, match="at least 8"):
+        RigidEncoder(2, 1, (4, 4, 4))(torch.zeros(1, 1, 16, 6), torch.zeros(1, 2, 16, 6))
     with pytest.raises(ValueError, match="divisible by 8"):
         Discriminator(2, 1, (4, 4, 4))(torch.zeros(1, 1, 16, 12))
+
+
+def test_the_rigid_encoder_halves_odd_sizes_as_the_published_400_by_400_patches_need() -> None:
+    network = RigidEncoder(2, 1, (4, 4, 4))
+    angles, translation = network(torch.randn(2, 1, 20, 12), torch.randn(2, 2, 20, 12))  # 20 -> 10 -> 5 -> 2
+    assert angles.shape == (2, 1)
+    assert translation.shape == (2, 2)
 
 
 @pytest.mark.parametrize("shape", [(2, 2), (4, 2, 2), (8, 4)])

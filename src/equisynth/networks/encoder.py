@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from equisynth.networks.layers import ResidualBlock, check_shape, convolution, down_path
+from equisynth.networks.layers import ResidualBlock, convolution, down_path
 
 
 class RigidEncoder(nn.Module):
@@ -18,7 +18,7 @@ class RigidEncoder(nn.Module):
     Args:
         n_dims: number of spatial dimensions, 2 or 3.
         in_channels: channels of the volume, without the coordinates.
-        features: channels per down block; every axis is halved ``len(features)`` times.
+        features: channels per down block; every axis is halved, rounded down, ``len(features)`` times.
     """
 
     def __init__(self, n_dims: int, in_channels: int, features: Sequence[int]) -> None:
@@ -37,7 +37,11 @@ class RigidEncoder(nn.Module):
 
         ``volume`` is ``(B, C, *S)``, ``coordinates`` ``(B, n, *S)``: index x voxel size / shape along each axis.
         """
-        check_shape(volume.shape[2:], self.halvings, "rigid encoder")
+        shape = tuple(volume.shape[2:])
+        if min(shape) < 2**self.halvings:
+            raise ValueError(
+                f"rigid encoder: spatial shape {shape} must be at least {2**self.halvings} along every axis"
+            )
         x = self.initial_block(self.stem(torch.cat([volume, coordinates], dim=1)))
         for down in self.down_blocks:
             x = down(x)
