@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from equisynth.config import Settings
+from equisynth.geometry.affine import rigid_matrix
 from equisynth.geometry.transforms import Affine, Image
 from equisynth.methods.base import SELECTION, Batch, Method
+from equisynth.methods.equivariant import Pass
 from golden_data import Golden, files, load
 
 LOSSES = {
@@ -233,3 +236,15 @@ def close(what: str, found: Any, expected: Any, record: Golden, key: str, stated
     scale = max(float(np.abs(record[key]).max()), 1e-30)
     error, limit = float(np.abs(found - expected).max()) / scale, record.tolerance(key, stated)
     assert error <= limit, f"{record.prefix}{what}: {found} differs from {expected} by {error:.3g}, allowed {limit:.3g}"
+
+
+@cached_property
+def negated_angles(self: Pass) -> Affine:
+    """The reference's inverse of T: the rotation of the negated angles, which in 3D is not the inverse rotation."""
+    angles, translation = (parameter.detach() for parameter in self.rigid_parameters)
+    shape = self.input.values.shape[2:]
+    centre = angles.new_tensor([s * (n - 1) / 2 for s, n in zip(self.voxel_size, shape, strict=True)])
+    return Affine.from_world(rigid_matrix(-angles, -translation, centre + translation), self.voxel_size)
+
+
+negated_angles.__set_name__(Pass, "rigid_inverse")

@@ -20,9 +20,9 @@ from equisynth.evaluation.registration import (
 )
 from equisynth.geometry.transforms import Affine, Image
 from equisynth.methods.base import Batch
-from equisynth.methods.equivariant import Equivariant
+from equisynth.methods.equivariant import Equivariant, Pass
 from golden_data import Golden, files, load
-from method_golden import load_in_order, settings_of
+from method_golden import load_in_order, negated_angles, settings_of
 
 FILES = files("10_registration_evaluation*")
 
@@ -38,7 +38,9 @@ def image_of(batch: Golden, side: str) -> Image:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_golden(file: str) -> None:
+def test_golden(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the reference's inverse rigid transformation put back: in 3D ours is exact, theirs is not."""
+    monkeypatch.setattr(Pass, "rigid_inverse", negated_angles)
     golden = load(file)
     config = golden.json("config_json")
     normalisation, signal_range = config["data_loader"]["normalization"], config["data_loader"]["label_signal_range"]

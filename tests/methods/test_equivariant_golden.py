@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import numpy as np
 import pytest
 import torch
 
-from equisynth.geometry.affine import rigid_matrix
-from equisynth.geometry.transforms import Affine, Field, Image
+from equisynth.geometry.transforms import Field, Image
 from equisynth.losses import interpolate
 from equisynth.methods import equivariant
 from equisynth.methods.equivariant import Equivariant, Pass
 from golden_data import files, load
-from method_golden import Training, batch_of, load_states, settings_of, variants
+from method_golden import Training, batch_of, load_states, negated_angles, settings_of, variants
 
 ATTRIBUTES = {
     "rigidly_deformed_label": lambda p: p.label_rigid,
@@ -52,18 +49,6 @@ INVERSE = (
 )
 """Known difference in 3D: the reference's inverse rigid transformation is not an inverse; ours is exact."""
 FILES = [(file, dimensions) for file in files("06_i2ireg_*") for dimensions in load(file).children()]
-
-
-@cached_property
-def negated_angles(self: Pass) -> Affine:
-    """The reference's inverse of T: the rotation of the negated angles, which in 3D is not the inverse rotation."""
-    angles, translation = (parameter.detach() for parameter in self.rigid_parameters)
-    shape = self.input.values.shape[2:]
-    centre = angles.new_tensor([s * (n - 1) / 2 for s, n in zip(self.voxel_size, shape, strict=True)])
-    return Affine.from_world(rigid_matrix(-angles, -translation, centre + translation), self.voxel_size)
-
-
-negated_angles.__set_name__(Pass, "rigid_inverse")
 
 
 def put_back_oddities(monkeypatch: pytest.MonkeyPatch) -> None:
