@@ -68,3 +68,7 @@ screenshots: $(STAMP)
 clean:
 	rm -rf $(ENV) build dist .pytest_cache .mypy_cache .ruff_cache
 	find src tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: wrong-inputs
+wrong-inputs: $(STAMP)
+	WRITE_WRONG_INPUTS=1 $(BIN)/python -m pytest tests/test_wrong_inputs.py

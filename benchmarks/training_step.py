@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from equisynth.config import Settings
 from equisynth.geometry.transforms import Affine, Image
@@ -13,10 +14,19 @@ from equisynth.methods.base import Batch, build_method
 
 
 def training_step(
-    patch: tuple[int, ...], features: tuple[int, ...], batch_size: int, discriminator: str, **changes: Any
+    patch: tuple[int, ...],
+    features: tuple[int, ...],
+    batch_size: int,
+    discriminator: str,
+    precision: str = "no",
+    **changes: Any,
 ) -> Callable[[], None]:
-    """A function that makes one EqSim+Com step (with EqAdv if there is a discriminator) on random images."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    """A function that makes one EqSim+Com step (with EqAdv if there is a discriminator) on random images.
+
+    ``precision`` is that of the networks: ``no``, ``bf16`` or ``fp16``.
+    """
+    accelerator = Accelerator(mixed_precision=precision)
+    device = accelerator.device
     n = len(patch)
     intensity = {"modality": "random", "signal_range": 1, "unit": "none"}
     weights = dict.fromkeys(
@@ -35,7 +45,9 @@ def training_step(
     } | changes)  # fmt: skip
     method = build_method(settings)
     for network in method.networks.values():
-        network.to(device)
+        accelerator.prepare_model(network, evaluation_mode=True)
+    for name, optimiser in method.optimisers.items():
+        method.optimisers[name] = accelerator.prepare_optimizer(optimiser)
     generator = torch.Generator().manual_seed(0)
 
     def image() -> Image:
@@ -50,7 +62,7 @@ def training_step(
         for update in method.updates(batch):
             optimiser = method.optimisers[update.optimiser]
             optimiser.zero_grad(set_to_none=True)
-            update.loss.backward()
+            accelerator.backward(update.loss)
             optimiser.step()
 
     return step

@@ -9,17 +9,26 @@ import sys
 import time
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-
-from imports import PACKAGE, REPOSITORY, SOURCE, imports, imports_of, module_file, module_name, ours, reachable
+from source_imports import PACKAGE, REPOSITORY, SOURCE, imports, module_file, module_name, ours, reachable
+from stage_dependencies import DVC, Instance, imported, instances, rewritten, stated
 
 FILES = sorted((SOURCE / PACKAGE).rglob("*.py"))
 NAMES = [module_name(path) for path in FILES]
-METHODS = {path.stem for path in FILES if re.search(r"^METHOD\b", path.read_text(encoding="utf-8"), re.MULTILINE)}
-STAGES = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+
+
+def _modules(room: str, marked_by: str) -> set[str]:
+    """Modules of a room in which a line begins so."""
+    files = [path for path in FILES if path.parent.name == room]
+    return {
+        path.stem for path in files if re.search(rf"^{marked_by}\b", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+
+
+METHODS = _modules("methods", "METHOD")
+KINDS = _modules("datasets", "def prepare_input")
 PARAMETERS = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
 
 # What a room may import of ours: exact modules, or whole packages ("name.").
@@ -38,11 +47,11 @@ ROOMS = {
 }  # fmt: skip
 # Libraries that only some modules may import.
 LIBRARIES = {
-    "mlflow": {"equisynth.tracking", "equisynth.registry", "equisynth.served_model", "equisynth.store"},
+    "mlflow": {f"equisynth.{name}" for name in ("tracking", "runs", "registry", "served_model", "store")},
     "optuna": {"equisynth.search"},
     "pytorch_fid": {"equisynth.evaluation.fid"},
     "torchvision": {"equisynth.evaluation.fid"},
-    "accelerate": {"equisynth.training"},
+    "accelerate": {"equisynth.training", "equisynth.processes"},
     "typer": {"equisynth.cli"},
     "dvc": set(),
 }
@@ -90,90 +99,26 @@ def test_command_line_imports_nothing_of_ours_before_it_knows_the_command() -> N
     assert {name for name in early if name.startswith(PACKAGE)} <= {"equisynth.errors"}
 
 
-def _instances() -> list[tuple[str, str, str, Any]]:
-    """(stage@key, stage, key, item) for every stage of dvc.yaml, foreach stages expanded."""
-    found = []
-    for stage, content in STAGES.items():
-        if "foreach" not in content:
-            found.append((stage, stage, "", None))
-            continue
-        section = PARAMETERS[re.fullmatch(r"\$\{(\w+)\}", content["foreach"])[1]]
-        found += [(f"{stage}@{key}", stage, key, item) for key, item in section.items()]
-    return found
+INSTANCES = list(instances())
 
 
-INSTANCES = _instances()
-
-
-def _source_dependencies(stage: str, key: str, item: Any) -> set[str]:
-    """The stage's dependencies below src/, with foreach's ``${key}`` and ``${item.x}`` filled in as DVC does."""
-
-    def fill(match: re.Match[str]) -> str:
-        head, *rest = match[1].split(".")
-        value: Any = {"key": key, "item": item}.get(head, PARAMETERS.get(head))
-        for part in rest:
-            value = value[part]
-        return str(value)
-
-    content = STAGES[stage].get("do", STAGES[stage])
-    filled = (re.sub(r"\$\{([\w.-]+)\}", fill, path) for path in content.get("deps", []))
-    return {path for path in filled if path.startswith("src/")}
-
-
-# Importing these, or changing them, changes no result: they parse arguments and measure time.
-NO_RESULT = {"src/equisynth/cli.py", "src/equisynth/timing.py"}
-
-
-# Copied into each registered version, so that it changes the stage's result without being imported by it.
-COPIED = {"src/equisynth/registry.py": "src/equisynth/served_model.py"}
-
-
-def _imported(stage: str, key: str, item: Any) -> set[str]:
-    """The source files that the stage's command imports, with those that the parameters choose."""
-    is_experiment = isinstance(item, dict) and "method" in item
-    chosen = {"equisynth.datasets.*": f"equisynth.datasets.{item['dataset'] if is_experiment else key}"}
-    if is_experiment:
-        chosen["equisynth.methods.*"] = f"equisynth.methods.{PARAMETERS['methods'][item['method']]['method']}"
-    command = STAGES[stage].get("do", STAGES[stage])["cmd"]
-    name = re.match(r"bin/equisynth (\S+)", command)[1]
-    start = module_file(f"equisynth.stages.{name}")
-    assert start.exists(), f"{stage}: no {start.relative_to(REPOSITORY)} for '{command}'"
-    starts = [start, *(module_file(module) for module in _helpers_of_command(name))]
-    files = set().union(*(reachable(path, chosen) for path in starts))
-    names = {path.relative_to(REPOSITORY).as_posix() for path in files} - NO_RESULT
-    return names | {copy for name, copy in COPIED.items() if name in names}
-
-
-def _helpers_of_command(name: str) -> set[str]:
-    """Our modules imported by those functions of cli.py that the command's function calls."""
-    path = module_file("equisynth.cli")
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    called = {
-        node.func.id
-        for node in ast.walk(functions[name])
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    }
-    found = {module.name for helper in called & set(functions) for module in imports_of(functions[helper])}
-    return {
-        module
-        for module in found
-        if module.split(".")[0] == PACKAGE and f"src/{module.replace('.', '/')}.py" not in NO_RESULT
-    }
-
-
-@pytest.mark.parametrize(("instance", "stage", "key", "item"), INSTANCES, ids=[instance[0] for instance in INSTANCES])
-def test_stage_depends_on_exactly_the_files_it_imports(instance: str, stage: str, key: str, item: Any) -> None:
-    imported, stated = _imported(stage, key, item), _source_dependencies(stage, key, item)
-    paste = "\n".join(f"        - {path}" for path in sorted(imported))
-    assert stated == imported, (
-        f"{instance}: dvc.yaml lacks {sorted(imported - stated)} and has {sorted(stated - imported)} too many; "
-        f"its source dependencies are:\n{paste}"
+@pytest.mark.parametrize("instance", INSTANCES, ids=lambda instance: instance.name)
+def test_stage_depends_on_the_files_it_imports(instance: Instance) -> None:
+    found, stated_here = set(imported(instance)), stated(instance)
+    others = set().union(*(imported(other) for other in INSTANCES if other.stage == instance.stage))
+    assert found <= stated_here <= others, (
+        f"{instance.name}: dvc.yaml lacks {sorted(found - stated_here)} and has {sorted(stated_here - others)} too "
+        "many; run `python scripts/stage_dependencies.py`"
     )
 
 
+def test_the_lists_of_dependencies_are_the_script_s() -> None:
+    text = DVC.read_text(encoding="utf-8")
+    assert rewritten(text) == text, "dvc.yaml differs from what `python scripts/stage_dependencies.py` writes"
+
+
 def _reaches(stage: str, file: str) -> bool:
-    return any(file in _source_dependencies(name, key, item) for _, name, key, item in INSTANCES if name == stage)
+    return any(file in stated(instance) for instance in INSTANCES if instance.stage == stage)
 
 
 @pytest.mark.parametrize("file", ["report.py", "search.py", "evaluation/metrics.py", "evaluation/fid.py", "cli.py"])
@@ -184,25 +129,34 @@ def test_changing_what_comes_after_training_leaves_training_up_to_date(file: str
 
 def test_changing_another_method_leaves_training_up_to_date() -> None:
     assert len(METHODS) >= 2
-    for instance, stage, key, item in INSTANCES:
-        if stage == "train":
-            own = PARAMETERS["methods"][item["method"]]["method"]
-            stated = _source_dependencies(stage, key, item)
-            assert f"src/equisynth/methods/{own}.py" in stated, instance
-            assert not stated & {f"src/equisynth/methods/{name}.py" for name in METHODS - {own}}, instance
+    for instance in INSTANCES:
+        if instance.stage == "train":
+            own = PARAMETERS["methods"][instance.item["method"]]["method"]
+            found = stated(instance)
+            assert f"src/equisynth/methods/{own}.py" in found, instance
+            assert not found & {f"src/equisynth/methods/{name}.py" for name in METHODS - {own}}, instance
 
 
-def test_applying_a_model_in_a_folder_needs_the_base_dependencies_only() -> None:
-    """What an installation without extras has; only models pulled by name need the registry's libraries."""
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_applying_a_model_in_a_folder_needs_the_base_dependencies_only(method: str, kind: str) -> None:
+    """What an installation without extras has; only models pulled by name need the registry's libraries, and only
+    preparation simulates and registers: in functions that predictions do not call (tests/test_raw_scans.py tries it).
+    """
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    base = {re.match(r"[\w-]+", requirement)[0].lower() for requirement in project["dependencies"]}
-    modules = base - {"pyyaml", "pillow"} | {"yaml", "PIL"} | {PACKAGE} | sys.stdlib_module_names
-    registry = {module_file("equisynth.registry"), module_file("equisynth.store")}
-    for method in METHODS:
-        files = reachable(module_file("equisynth.apply"), {"equisynth.methods.*": f"equisynth.methods.{method}"})
-        assert len(files) > 10
-        for path in files - registry:
-            assert {found.name.split(".")[0] for found in imports(path)} <= modules, path
+    base = {re.match(r"[\w-]+", requirement)[0] for requirement in project["dependencies"]}
+    renamed = {"pyyaml": "yaml", "pillow": "PIL", "intensity-normalization": "intensity_normalization"}
+    modules = {renamed.get(name, name) for name in base} | {PACKAGE} | sys.stdlib_module_names
+    chosen = {
+        "equisynth.methods.*": f"equisynth.methods.{method}",
+        "equisynth.datasets.*": f"equisynth.datasets.{kind}",
+    }
+    files = reachable(module_file("equisynth.apply"), chosen)
+    assert len(files) > 10
+    for left_out in ("registry", "geometry.random_deformations", "preprocessing.registration"):
+        files -= reachable(module_file(f"{PACKAGE}.{left_out}"), chosen)
+    for path in files:
+        assert {found.name.split(".")[0] for found in imports(path)} <= modules, path
 
 
 def test_help_answers_at_once() -> None:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import math
 import os
+import signal
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from equisynth.errors import UserError
-from equisynth.files import atomic_folder, atomic_path, hash_json, read_json, sha256, write_json
+from equisynth.files import MARK, atomic_folder, atomic_path, hash_json, link, read_json, remove, sha256, write_json
+from killing import kill_in_child
 
 
 class Interrupted(Exception):
     pass
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [name for name in names(folder) if MARK in name]
 
 
 def names(folder: Path) -> list[str]:
@@ -66,6 +75,80 @@ def test_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
         (temporary / "new").write_text("whole")
     assert names(tmp_path) == ["model"]
     assert names(target) == ["new"]
+
+
+@pytest.mark.parametrize("context", [atomic_path, atomic_folder])
+def test_what_a_killed_process_left_goes_when_its_target_is_next_written(context: Any, tmp_path: Path) -> None:
+    """And nothing else: not the temporaries of a living process, nor another target's, nor a stranger's file."""
+    target, other, stranger = tmp_path / "model", tmp_path / "model-2", tmp_path / ".model-01234567"
+    stranger.touch()
+    with context(target) as living:
+        if os.fork() == 0:
+            with context(target) as half:
+                (half / "part" if context is atomic_folder else half).write_text("half")
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.wait()
+        assert len(leftovers(tmp_path)) == 2
+        with context(other):
+            assert len(leftovers(tmp_path)) == 3
+        with context(target) as second:
+            assert set(leftovers(tmp_path)) == {living.name, second.name}
+        assert living.exists()
+    assert names(tmp_path) == [stranger.name, "model", "model-2"]
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_a_kill_while_a_folder_is_replaced_leaves_a_whole_one_or_none(step: int, tmp_path: Path) -> None:
+    target = tmp_path / "model"
+
+    def write(content: str) -> None:
+        with atomic_folder(target) as temporary:
+            for name in "ab":
+                (temporary / name).write_text(content)
+
+    write("old")
+    assert kill_in_child(lambda: write("new"), step)
+    found = {path.read_text() for path in target.iterdir()} if target.exists() else set()
+    assert found == [{"old"}, set(), {"new"}][step - 1]
+    write("new")
+    assert names(tmp_path) == ["model"]
+
+
+def test_a_removal_is_all_or_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner" / "a").touch()
+    assert kill_in_child(lambda: remove(folder), 2)
+    assert not folder.exists()
+    remove(folder)
+    file = tmp_path / "file"
+    file.touch()
+    remove(file)
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_link_is_a_second_name_or_a_copy(links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError("no hard links here")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "a").write_text("content")
+    link(tmp_path / "a", tmp_path / "new" / "b")
+    assert (tmp_path / "new" / "b").read_text() == "content"
+    assert (tmp_path / "a").stat().st_nlink == (2 if links else 1)
+
+
+def test_places_without_locks_are_written_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    for _ in range(2):
+        with atomic_path(tmp_path / "a") as temporary:
+            temporary.write_text("whole")
+    assert names(tmp_path) == ["a"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,75 +14,13 @@ import pytest
 import yaml
 
 from inception import write_inception
-
-ROOT = Path(__file__).parents[1]
-EXPERIMENT = "ixi-eqsim_com_eqadv"
-COPIED = ("src", "bin", "dvc.yaml", "params.yaml", "weights", ".dvc", ".dvcignore", ".gitignore")
-SMALLEST: dict[str, Any] = {
-    "phantom": {"cases": {"train": 2, "validate": 1, "test": 1}, "voxel_size": [5.0, 5.0, 6.0], "shape": [40, 48, 32]},
-    "data": {"voxel_size": [5.0, 5.0, 6.0]},
-    "training": {
-        "patch_size": [16, 16, 16],
-        "inference_stride": [12, 12, 12],
-        "features": {
-            "i2i": [4, 16], "discriminator": [4, 8], "cross_modality_reg": [4, 8], "intra_modality_reg": [4, 8],
-            "rigid_reg": [4, 8],
-        },
-        "epochs": 2,
-        "epoch_steps": 3,
-    },
-}  # fmt: skip
-
-
-class Repository:
-    """A copy of the project's tracked parts with the smallest scale, under git and DVC."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.environment = {
-            **{key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "DVC_"))},
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "OMP_NUM_THREADS": "2",
-        }
-
-    def run(self, *command: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == expect, f"{' '.join(command)} -> {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done
-
-    def parameters(self, change: dict[str, Any]) -> None:
-        """Merges a change into params.yaml."""
-        from equisynth.params import merge
-
-        path = self.folder / "params.yaml"
-        path.write_text(yaml.safe_dump(merge(yaml.safe_load(path.read_text()), change), sort_keys=False))
-
-    def json(self, name: str) -> Any:
-        return json.loads((self.folder / name).read_text())
-
-    def changed(self) -> dict[str, Any]:
-        """Stages that `dvc repro` would run."""
-        return dict(json.loads(self.run("dvc", "status", "--json").stdout))
+from pipeline_repository import EXPERIMENT, Repository
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    folder = tmp_path_factory.mktemp("repository")
-    for name in COPIED:
-        source = ROOT / name
-        if source.is_dir():
-            ignored = shutil.ignore_patterns("__pycache__", "*.pth", "tmp", "cache", "config.local", "lock", "*.lock")
-            shutil.copytree(source, folder / name, ignore=ignored)
-        else:
-            shutil.copy(source, folder / name)
-    repository = Repository(folder)
-    repository.parameters({"scales": {"demo": {"ixi": SMALLEST}}})
-    repository.run("git", "init", "-q")
-    repository.run("git", "add", "-A")
-    repository.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "start")
-    write_inception(folder / "weights" / "fid_inception.pth")
+    repository = Repository.make(tmp_path_factory.mktemp("repository"))
+    write_inception(repository.folder / "weights" / "fid_inception.pth")
     repository.run("dvc", "repro")
     return repository
 
@@ -159,7 +94,7 @@ def test_model_is_pulled_by_name_and_keeps_the_geometry(repository: Repository, 
     image.set_sform(affine, code=2)
     nibabel.save(image, tmp_path / "in.nii.gz")
     command = ("equisynth", "predict", str(tmp_path / "in.nii.gz"), "--output", str(tmp_path / "out.nii.gz"))
-    repository.run(*command, "--model", "models:/ixi@champion")
+    repository.run(*command, "--prepared", "--model", "models:/ixi@champion")
     result = nibabel.load(tmp_path / "out.nii.gz")
     assert result.shape == image.shape
     assert result.header["qform_code"] == 1

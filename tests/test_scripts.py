@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-
-from imports import REPOSITORY
+from source_imports import REPOSITORY
 
 LOCKED = dict(
     line.split("==")

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import subprocess
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import yaml
 
-from equisynth import store, tracking
+from equisynth import process_identity, store, tracking
+from equisynth.dataset_versions import dataset_version, trained_on
 from equisynth.errors import UserError
 from equisynth.files import sha256
+from equisynth.process_identity import this_process
 from mlflow_repository import make_history, make_metrics, make_settings, write_model
 
 pytest_plugins = ["mlflow_repository"]
@@ -77,6 +82,70 @@ def test_a_training_that_starts_over_does_not_mix_its_curves_with_the_old_ones(r
     assert curve(new.run_id) == [(1, 0.4), (2, 0.3)]
 
 
+def test_it_says_which_run_is_continued_or_what_changed(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = tracking.TrainingRun.start(SETTINGS, "c1", "d1")
+    assert capsys.readouterr().err == ""
+    tracking.TrainingRun.start(SETTINGS, "c1", "d1")
+    assert capsys.readouterr().err == f"continuing MLflow run ixi-noreg (demo) ({first.run_id})\n"
+    store.open_store().log_param(first.run_id, "precision", "no")  # a stage's own, no part of the comparison
+    changed = make_settings(epochs=4, learning_rate={"generator": 2e-3})
+    tracking.TrainingRun.start(changed, "c2", "d2")
+    assert capsys.readouterr().err == (
+        "configuration changed (dataset version: d1 -> d2, epochs: 3 -> 4, learning_rate.generator: 0.001 -> 0.002): "
+        "starting a new run\n"
+    )
+    many = make_settings(epochs=5, seed=1, batch_size=2, normalization_groups=2)
+    tracking.TrainingRun.start(many, "c3", "d2").end("FINISHED")
+    assert "batch_size: 1 -> 2, epochs: 4 -> 5, learning_rate.generator: 0.002 -> 0.001, and 2 more)" in (
+        capsys.readouterr().err
+    )
+    tracking.TrainingRun.start(many, "c3", "d2")
+    assert "is finished: starting a new run" in capsys.readouterr().err
+    tracking.TrainingRun.start(many, "c4", "d2")
+    assert "--precision" in capsys.readouterr().err
+
+
+def test_runs_of_dead_processes_are_closed_and_those_of_living_ones_left_alone(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    host = this_process().split("/")[0]
+    left = {
+        f"{host}/{dead.pid}/123": "KILLED",
+        f"{host}/{os.getppid()}/0": "KILLED",  # that number belongs to another process now
+        f"elsewhere/{dead.pid}/123": "RUNNING",
+        this_process(): "RUNNING",
+    }
+    runs = {}
+    for number, process in enumerate(left):
+        runs[process] = tracking.TrainingRun.start(SETTINGS, f"c{number}", "d1").run_id
+        store.open_store().set_tag(runs[process], tracking.PROCESS, process)
+    tracking.TrainingRun.start(SETTINGS, "new", "d1")
+    for process, status in left.items():
+        assert store.open_store().get_run(runs[process]).info.status == status, process
+    assert capsys.readouterr().err.count("its process is gone, marked KILLED") == 2
+
+
+def test_a_second_process_waits_for_the_one_that_trains_the_same_configuration(
+    repository: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = tracking.TrainingRun.start(SETTINGS, "c1", "d1").run_id
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        identity = f"{this_process().split('/')[0]}/{other.pid}/{process_identity._start(other.pid)}"
+        store.open_store().set_tag(run_id, tracking.PROCESS, identity)
+
+        def stop_it(seconds: float) -> None:
+            assert process_identity.is_alive(identity)
+            other.kill()
+            other.wait()
+
+        monkeypatch.setattr(tracking.time, "sleep", stop_it)
+        assert tracking.TrainingRun.start(SETTINGS, "c1", "d1").run_id == run_id
+    assert f"waiting for process {other.pid}, which is training it\n" in capsys.readouterr().err
+    assert store.open_store().get_run(run_id).data.tags[tracking.PROCESS] == this_process()
+
+
 def test_a_run_is_found_by_its_model_and_the_latest_counts(repository: Path) -> None:
     train(sha="abc")
     latest = train(sha="abc", configuration="c2")
@@ -136,13 +205,39 @@ def test_reading_makes_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not list(tmp_path.iterdir())
 
 
-def test_a_damaged_database_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("content", [b"no database at all " * 100, b"SQLite format 3\0" + bytes(5000), b""])
+def test_a_damaged_or_empty_database_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (tmp_path / "mlflow.db").write_text("no database at all " * 100)
-    with pytest.raises(UserError, match=r"mlflow\.db: MLflow cannot open it") as caught:
+    (tmp_path / "mlflow.db").write_bytes(content)
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"mlflow\.db: (MLflow cannot open it|not found, or empty)") as caught:
         store.open_store()
     assert "\n" not in str(caught.value)
+    assert time.monotonic() - start < 30, "MLflow would try ten times"
+    assert (tmp_path / "mlflow.db").read_bytes() == content
+
+
+def test_an_empty_database_is_filled_where_runs_are_made(repository: Path) -> None:
+    Path("mlflow.db").write_bytes(b"")
+    assert store.open_store(create=True).search_experiments()
+
+
+def test_a_locked_database_is_one_clear_line_after_a_bounded_wait(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "WAIT", 0.5)
+    with closing(sqlite3.connect("mlflow.db")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        for create in (False, True):
+            start = time.monotonic()
+            with pytest.raises(UserError, match=r"mlflow\.db: .*database is locked.* waited 0\.5 s") as caught:
+                store.open_store(create)
+            assert "\n" not in str(caught.value)
+            assert time.monotonic() - start < 30
+    store.open_store()
 
 
 def test_the_tracking_uri_of_the_environment_is_respected(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,10 +251,23 @@ def test_the_tracking_uri_of_the_environment_is_respected(repository: Path, monk
 
 
 def test_the_dataset_version_is_dvcs_hash_or_one_of_the_description(repository: Path) -> None:
-    assert tracking.dataset_version("data/prepared/ixi").startswith("json-")
-    stages = {"prepare@ixi": {"cmd": "x", "outs": [{"path": "data/prepared/ixi", "md5": "0123.dir"}]}}
-    Path("dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
-    assert tracking.dataset_version("data/prepared/ixi") == "0123.dir"
+    def lock(**stages: object) -> None:
+        Path("dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
+
+    described = dataset_version("data/prepared/ixi")
+    assert described.startswith("json-")
+    train = {
+        "deps": [{"path": "data/prepared/ixi", "md5": "trained.dir"}],
+        "outs": [{"path": "models/ixi-noreg", "md5": "m.dir"}],
+    }
+    lock(train=train)
+    assert trained_on("ixi-noreg", "ixi") == described, "DVC's hash of data that DVC does not make is not their version"
+    lock(prepare={"outs": [{"path": "data/prepared/ixi", "md5": "now.dir"}]}, train=train)
+    assert dataset_version("data/prepared/ixi") == "now.dir"
+    assert trained_on("ixi-noreg", "ixi") == "trained.dir"
+    assert trained_on("ixi-other", "ixi") == "now.dir"
+    with pytest.raises(UserError, match=r"dataset\.json: not found, and dvc\.lock does not say"):
+        dataset_version("data/prepared/other")
 
 
 def test_the_git_commit_and_changes_are_tags(repository: Path) -> None:

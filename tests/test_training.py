@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import small_trainings
 from equisynth.config import Settings
 from equisynth.errors import UserError
 from equisynth.methods.base import SELECTION, Batch, Method, Update
-from equisynth.training import KEPT_EPOCHS, Trainer
+from equisynth.model import read_weights, save_weights
+from equisynth.training import KEPT_EPOCHS, STATE, Trainer
 
 
 def settings(epochs: int = 3, **changes: object) -> Settings:
@@ -28,12 +30,15 @@ def settings(epochs: int = 3, **changes: object) -> Settings:
 
 
 class ToyMethod(Method):
-    """Two convolutions, two optimisers; ``poison`` makes the loss infinite in one epoch's worth of calls."""
+    """Two convolutions, two optimisers, one draws; ``poison_after`` makes the loss infinite after so many calls."""
 
     def __init__(self, settings: Settings, poison_after: int | None = None) -> None:
         super().__init__(settings)
         torch.manual_seed(settings.seed)
-        self.networks = {"i2i": self.predictor(settings), "other": nn.Conv2d(1, 1, 3, padding=1)}
+        self.networks = {
+            "i2i": self.predictor(settings),
+            "other": nn.Sequential(nn.Dropout(0.1), nn.Conv2d(1, 1, 3, padding=1)),
+        }
         self.optimisers = {
             name: torch.optim.Adam(network.parameters(), lr=0.01) for name, network in self.networks.items()
         }
@@ -111,6 +116,82 @@ def test_resumed_training_equals_an_undisturbed_one_to_the_last_bit(tmp_path: Pa
         assert torch.equal(value, resumed.weights_of(5)[name]), name
 
 
+def assert_same_end(first: Path, second: Path) -> None:
+    """Two trainings ended in the same weights, optimisers and history, to the last bit."""
+    one, other = (torch.load(folder / STATE, weights_only=True) for folder in (first, second))
+    assert one["history"] == other["history"]
+    for name, optimiser in one["optimisers"].items():
+        torch.testing.assert_close(optimiser["state"], other["optimisers"][name]["state"], rtol=0, atol=0)
+    names = sorted(path.name for path in first.glob("epoch_*"))
+    assert names == sorted(path.name for path in second.glob("epoch_*"))
+    for name in names:
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("case", ["equivariant 2D", "supervised"])
+def test_methods_resume_to_the_last_bit(tmp_path: Path, case: str) -> None:
+    """With optimisers, the vectors of spectral norms and the history."""
+    undisturbed = small_trainings.trainer(case, tmp_path / "a", epochs=2)
+    undisturbed.fit()
+    small_trainings.trainer(case, tmp_path / "b", epochs=1).fit()
+    torch.rand(3)
+    resumed = small_trainings.trainer(case, tmp_path / "b", epochs=2)
+    assert resumed.state.epoch == 1
+    resumed.fit()
+    assert any(name.endswith("._u") for name in resumed.weights_of(2))
+    assert_same_end(tmp_path / "a", tmp_path / "b")
+
+
+def killed(content: object, path: Path) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_kill_between_weights_and_state_repeats_one_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer(tmp_path / "a", epochs=3).fit()
+    trainer(tmp_path / "b", epochs=2).fit()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trainer(tmp_path / "b", epochs=3).fit()
+    assert (tmp_path / "b" / "epoch_0003.safetensors").exists()
+    resumed = trainer(tmp_path / "b", epochs=3)
+    assert resumed.state.epoch == 2
+    resumed.fit()
+    assert_same_end(tmp_path / "a", tmp_path / "b")
+
+
+def _list_as_state(folder: Path) -> None:
+    torch.save([1, 2], folder / STATE)
+
+
+def _other_shape(folder: Path) -> None:
+    weights = read_weights(folder / "epoch_0002.safetensors")
+    save_weights(folder / "epoch_0002.safetensors", weights | {"i2i.weight": torch.zeros(2, 1, 3, 3)})
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "truncated state": lambda folder: (folder / STATE).write_bytes((folder / STATE).read_bytes()[:-100]),
+    "empty state": lambda folder: (folder / STATE).write_bytes(b""),
+    "text as state": lambda folder: (folder / STATE).write_text("state"),
+    "state of another kind": _list_as_state,
+    "no weights": lambda folder: (folder / "epoch_0002.safetensors").unlink(),
+    "truncated weights": lambda folder: (folder / "epoch_0002.safetensors").write_bytes(b"\x00" * 20),
+    "weights of another shape": _other_shape,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_told_in_one_line(tmp_path: Path, damage: str) -> None:
+    trainer(tmp_path, epochs=2).fit()
+    DAMAGES[damage](tmp_path)
+    with pytest.raises(UserError, match="cannot be continued") as caught:
+        trainer(tmp_path, epochs=3)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / STATE}: ")
+    assert f"delete the folder {tmp_path} to start" in message
+    assert "\n" not in message
+
+
 def test_samples_of_an_epoch_differ_from_those_of_the_next(tmp_path: Path) -> None:
     seen: list[Tensor] = []
 
@@ -140,6 +221,20 @@ def test_infinite_loss_stops_with_one_line_and_keeps_the_last_good_checkpoint(tm
     with pytest.raises(UserError, match=r"training diverged: .*i2i.* not finite in epoch 2.*epoch 1 is kept") as caught:
         trainer(tmp_path, poison_after=3).fit()
     assert "\n" not in str(caught.value)
+    assert trainer(tmp_path).state.epoch == 1
+
+
+def test_weights_that_only_the_last_step_spoils_are_never_a_checkpoint(tmp_path: Path) -> None:
+    class Spoiling(ToyMethod):
+        def updates(self, batch: Batch) -> Iterator[Update]:
+            yield from super().updates(batch)
+            if self.calls == 6:  # the last step of the second epoch: a finite loss, a gradient that is none
+                yield Update("other", (0 * self.networks["other"](batch.input.values).sum()).sqrt(), {})
+
+    chosen = settings(3)
+    spoiled = Trainer(Spoiling(chosen), chosen, ToySamples(), ToySamples(2), tmp_path)
+    with pytest.raises(UserError, match=r"weights of other not finite in epoch 2, last step; .* epoch 1 is kept"):
+        spoiled.fit()
     assert trainer(tmp_path).state.epoch == 1
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -15,11 +15,12 @@ from equisynth.errors import UserError
 app = typer.Typer(
     name="equisynth",
     help="Image-to-image translation from paired but non-aligned images of two modalities.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # click's, or the copy of it that newer versions of typer hold
+INTERRUPTED = 130  # what typer makes of Ctrl-C
 STAGES, TASKS = "Pipeline stages (run by dvc repro)", "Tasks"
 
 Experiment = Annotated[str, typer.Argument(help="Name below `pipeline` in params.yaml, or <dataset>-<method>.")]
@@ -27,6 +28,24 @@ Dataset = Annotated[str, typer.Argument(help="Name below `datasets` in params.ya
 Jobs = Annotated[int, typer.Option(min=-1, help="Cases prepared at once; -1: one per core.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that load patches; 0: none.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: a GPU if there is one.")]
+
+
+@app.callback(invoke_without_command=True)
+def program(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        print(f"equisynth {installed('equisynth')}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        return
+    from equisynth.experiment_copies import link_main_repository
+
+    link_main_repository()
 
 
 @app.command(rich_help_panel=STAGES)
@@ -57,12 +76,16 @@ def train(
     workers: Workers = 0,
     precision: Annotated[str, typer.Option(help="no, bf16 or fp16 (networks only).")] = "no",
 ) -> None:
-    """Train an experiment: models/EXPERIMENT. An interrupted training continues."""
+    """Train an experiment: models/EXPERIMENT. An interrupted training continues.
+
+    In several processes: torchrun --nproc-per-node 2 -m equisynth train EXPERIMENT
+    """
+    from equisynth.processes import joined
     from equisynth.stages import train as stage
 
-    with _timed(f"train@{experiment}"):
+    with joined() as processes, _timed(f"train@{experiment}") if processes.is_main else nullcontext():
         prepared = Path("data/prepared") / _dataset(experiment)
-        stage.run(experiment, prepared, Path("models") / experiment, workers, precision)
+        stage.run(experiment, prepared, Path("models") / experiment, workers, precision, processes)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -97,29 +120,37 @@ def report(experiment: Experiment) -> None:
 
 @app.command(rich_help_panel=TASKS)
 def predict(
-    image: Annotated[Path | None, typer.Argument(help="Prepared input image (.nii, .nii.gz, .tif).")] = None,
+    image: Annotated[Path | None, typer.Argument(help="Input image: a raw scan (.nii, .nii.gz), or .tif.")] = None,
     model: Annotated[str | None, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION or a folder.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Where the synthesised image goes.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Where the synthesised image goes; its record goes beside it as .json.")
+    ] = None,
+    t1: Annotated[
+        Path | None, typer.Option(help="T1 scan of the same subject, on any grid: finds white matter as training did.")
+    ] = None,
+    prepared: Annotated[
+        bool, typer.Option("--prepared", help="IMAGE is prepared as the training images were: take it as it is.")
+    ] = False,
     mask: Annotated[Path | None, typer.Option(help="Valid region on the image's grid; default: all valid.")] = None,
     experiment: Annotated[str | None, typer.Option(help="Pipeline stage: all validation and test cases.")] = None,
     device: Device = None,
-    force: Annotated[bool, typer.Option(help="Overwrite OUTPUT if it exists.")] = False,
+    force: Annotated[bool, typer.Option(help="Overwrite OUTPUT and its record if they exist.")] = False,
 ) -> None:
     """Synthesise the other modality: of IMAGE with --model and --output, or of an --experiment's cases."""
     if experiment is not None:
-        if image is not None or model is not None or output is not None:
-            raise UserError("predict: --experiment stands alone; leave out IMAGE, --model and --output")
+        if image is not None or model is not None or output is not None or t1 is not None or prepared:
+            raise UserError("predict: --experiment stands alone; leave out IMAGE and the options of a single image")
         from equisynth.stages import predict as stage
 
-        prepared, folder = Path("data/prepared") / _dataset(experiment), Path("predictions") / experiment
+        dataset, folder = Path("data/prepared") / _dataset(experiment), Path("predictions") / experiment
         with _timed(f"predict@{experiment}"):
-            stage.run(Path("models") / experiment, prepared, folder, device=device)
+            stage.run(Path("models") / experiment, dataset, folder, device=device)
         return
     if image is None or model is None or output is None:
         raise UserError("predict: give IMAGE, --model and --output (or --experiment NAME for the pipeline's stage)")
-    from equisynth.apply import predict_file
+    from equisynth.apply import Request, predict_file
 
-    predict_file(image, model, output, mask, device, force)
+    predict_file(Request(image, model, output, mask, t1, prepared, device, force))
 
 
 @app.command(rich_help_panel=TASKS)
@@ -131,6 +162,28 @@ def search(
     from equisynth.search import run as run_search
 
     run_search(experiment, trials=trials)
+
+
+@app.command(rich_help_panel=TASKS)
+def restore_runs(
+    experiments: Annotated[list[str] | None, typer.Argument(help="Default: all that have outputs here.")] = None,
+) -> None:
+    """Rebuild missing MLflow runs and registered versions from models/ and reports/ (after git clone, dvc pull)."""
+    from equisynth.restore import run as run_restore
+
+    run_restore(experiments or [])
+
+
+@app.command(rich_help_panel=TASKS)
+def check(
+    folder: Annotated[Path, typer.Argument(help="Own cases (a folder, or a .csv or .json table), or prepared data.")],
+    name: Annotated[str | None, typer.Option(help="Of the dataset; default: after the folder.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of words.")] = False,
+) -> None:
+    """Say what a folder of own pairs holds, with parameters to paste; or whether a prepared dataset is whole."""
+    from equisynth.check import run as check_folder
+
+    check_folder(folder, name, as_json)
 
 
 @app.command(rich_help_panel=TASKS)
@@ -162,13 +215,36 @@ def _timed(stage: str) -> AbstractContextManager[None]:
     return timed(stage)
 
 
-def main() -> None:
-    """Entry point: mistakes the user can mend end in one line and exit code 2."""
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: mistakes the user can mend, and a machine that refuses, end in one line and exit code 2.
+
+    Args:
+        arguments: by default those of the process.
+    """
     try:
-        app()
+        code = app(args=arguments, prog_name="equisynth", standalone_mode=False)
     except UserError as error:
-        print(f"equisynth: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("equisynth: interrupted; run the same command again to continue", file=sys.stderr)
-        sys.exit(130)
+        _stop(str(error))
+    except USAGE_ERROR as error:
+        where = error.ctx.command_path if error.ctx is not None else "equisynth"
+        _stop(f"{error.format_message().rstrip('.')} (see {where} --help)")
+    except typer.Abort:
+        code = INTERRUPTED
+    except Exception as error:
+        from equisynth.failures import explained
+
+        line = explained(error)
+        if line is None:
+            raise
+        _stop(line)
+    if code == INTERRUPTED:
+        _stop("interrupted; run the same command again to continue", INTERRUPTED)
+    sys.exit(code)
+
+
+def _stop(reason: str, code: int = 2) -> NoReturn:
+    from equisynth.failures import with_final_names
+
+    _, _, own = reason.rpartition(f"{UserError.__module__}.UserError: ")  # behind a loading process's traceback
+    print(f"equisynth: {with_final_names(' '.join(own.split()))}", file=sys.stderr)
+    sys.exit(code)

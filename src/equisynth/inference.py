@@ -1,4 +1,4 @@
-"""Whole images from overlapping tiles: volumes here, slides in ``slides.py``. Memory is bounded by one row of tiles.
+"""Whole images from overlapping tiles; files: ``volumes.py``, ``slides.py``. Memory is bounded by one row of tiles.
 
 Tiles of the training patch size lie at the inference stride, the last one flush with the end. Each prediction is
 weighted by its fusing mask (``datasets/tiles.py``); the output is the weighted sum over the sum of weights. Tiles are
@@ -8,10 +8,8 @@ walked row by row along the first axis, and the part of the image that no later 
 from __future__ import annotations
 
 import itertools
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,8 +19,6 @@ from torch import Tensor
 from equisynth.config import Data, Intensity, Settings
 from equisynth.datasets.intensity import channels_first, denormalise, normalise, valid_mask
 from equisynth.datasets.tiles import axis_masks, axis_starts, outer, window
-from equisynth.errors import UserError
-from equisynth.files import atomic_path
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 """Normalised, masked patches (B, C, *P) and their masks (B, 1, *P) -> normalised label patches (B, C', *P)."""
@@ -172,110 +168,6 @@ def translate_volume(
     for first, slab in translate_slabs(predict, read, shape, description, rule, batch_size, progress):
         out[first : first + len(slab)] = slab if channels > 1 else slab[..., 0]
     return out
-
-
-def predict_nifti(
-    model: Predictor,
-    input_path: Path | str,
-    output_path: Path | str,
-    mask_path: Path | str | None = None,
-    batch_size: int = 4,
-    progress: Progress | None = None,
-) -> None:
-    """Translates a NIfTI volume as it is (no preparation); the output has its geometry and is float32.
-
-    Affine, voxel size, qform, sform, their codes, units and shape are the input's; there is no intensity scaling.
-
-    Raises:
-        UserError: a file is absent, is no image, or does not fit the model.
-    """
-    import nibabel
-
-    source = _load(input_path)
-    data = model.description.settings.data
-    stored = _values(source, input_path)
-    image = _image_axes(stored, data, input_path)
-    if not np.isfinite(image).all():
-        raise UserError(f"{input_path}: holds values that are not finite; replace them (NaN or infinity) first")
-    if not image.any():
-        raise UserError(f"{input_path}: every voxel is zero; is this the right file?")
-    mask = None
-    if mask_path is not None:
-        mask = _values(_load(mask_path), mask_path)
-        shape = image.shape[:-1] if data.input.channels > 1 else image.shape
-        if _without_singletons(mask.shape) != _without_singletons(shape):
-            raise UserError(f"{mask_path}: shape {mask.shape}, expected that of {input_path}, {shape}")
-        if not mask.any():
-            raise UserError(f"{mask_path}: no voxel is valid; expected some above zero")
-        mask = mask.reshape(shape, order="F")
-    result = translate_volume(model.predict, image, mask, model.description, batch_size=batch_size, progress=progress)
-    if data.input.channels == data.label.channels:
-        result = result.reshape(stored.shape, order="F")
-    header = source.header.copy() if isinstance(source.header, nibabel.Nifti1Header) else None
-    with atomic_path(output_path) as temporary:
-        nibabel.save(float_image(result, source.affine, header), temporary)
-
-
-def float_image(values: np.ndarray, affine: np.ndarray, header: Any = None) -> Any:
-    """A float32 NIfTI image with the geometry of ``header`` and none of its intensity fields."""
-    import nibabel
-
-    if header is not None:
-        header.set_data_dtype(np.float32)
-        header.set_slope_inter(1, 0)
-        header["cal_min"] = header["cal_max"] = 0  # the display range of another modality
-        header.extensions.clear()
-    kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
-    image = kind(np.asarray(values, dtype=np.float32), affine, header)
-    if header is None:
-        image.header.set_xyzt_units("mm")
-    return image
-
-
-def _load(path: Path | str) -> Any:
-    import nibabel
-    from nibabel.filebasedimages import ImageFileError
-
-    try:
-        image = nibabel.load(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found; expected a NIfTI file") from None
-    except (ImageFileError, OSError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); expected a NIfTI file") from None
-    if np.dtype(image.get_data_dtype()).kind not in "iufb":
-        raise UserError(f"{path}: holds {image.get_data_dtype()}; expected real numbers")
-    return image
-
-
-def _values(image: Any, path: Path | str) -> np.ndarray:
-    """The stored array; damage that the header does not show comes to light here."""
-    try:
-        values = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: cannot be read ({reason:.120}); the file is damaged, get it again") from None
-    if not values.size:
-        raise UserError(f"{path}: holds no voxel (shape {values.shape})")
-    return values
-
-
-def _without_singletons(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(size for size in shape if size != 1)
-
-
-def _image_axes(stored: np.ndarray, data: Data, path: Path | str) -> np.ndarray:
-    """The stored array as (*S) or (*S, C): axes of length one beyond the third are dropped, missing ones added."""
-    channels = data.input.channels
-    spatial = [*stored.shape[:3], *[1] * (data.n_dims - stored.ndim)]
-    if channels > 1 and data.n_dims == 2:
-        spatial = spatial[:2]
-    wanted = spatial + ([channels] if channels > 1 else [])
-    if stored.size != np.prod(wanted) or stored.ndim < data.n_dims:
-        raise UserError(
-            f"{path}: shape {stored.shape}, expected one {data.n_dims}D image of {channels} channel(s); "
-            "split the file into single images"
-        )
-    return stored.reshape(wanted, order="F")
 
 
 def _tiling(settings: Settings, n_axes: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -56,7 +56,10 @@ def network_states(networks: dict[str, nn.Module]) -> dict[str, Tensor]:
 def save_weights(path: Path, states: dict[str, Tensor]) -> None:
     """Writes tensors as safetensors, whole or not at all."""
     with atomic_path(path) as temporary:
-        save_file(states, temporary)
+        try:
+            save_file(states, temporary)
+        except SafetensorError as error:
+            raise UserError(f"{path}: cannot be written ({error}); make room on this disk and try again") from None
 
 
 def read_weights(path: Path, prefix: str = "") -> dict[str, Tensor]:
@@ -89,7 +92,10 @@ def read_description(folder: Path) -> Description:
     content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise UserError(f"{path}: model format {found!r}, this version of equisynth reads format {FORMAT}")
+        raise UserError(
+            f"{path}: model format {found!r}, this version of equisynth reads format {FORMAT}; update equisynth, or "
+            "train or pull the model again"
+        )
     try:
         return Description.model_validate(content)
     except ValidationError as error:
@@ -111,8 +117,12 @@ def load_model(folder: Path | str, device: str | torch.device | None = None) -> 
     folder = Path(folder)
     description = read_description(folder)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        method = method_class(description.settings.method)
+    except UserError as error:
+        raise UserError(f"{folder / DESCRIPTION}: settings.{error}; update equisynth") from None
     with torch.device("meta"):  # no time or memory for an initialisation that the file replaces
-        network = method_class(description.settings.method).predictor(description.settings)
+        network = method.predictor(description.settings)
     network.to_empty(device="cpu")
     states = read_weights(folder / WEIGHTS, prefix="i2i.")
     try:

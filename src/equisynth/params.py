@@ -12,16 +12,21 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from equisynth.config import Data, Settings
+from equisynth.config import Data, Loss, Settings
 from equisynth.errors import UserError
 
 Tree = dict[str, Any]
 Model = TypeVar("Model", bound=BaseModel)
+FILE = "params.yaml"
 SECTIONS = (
     "scale", "seed", "sources", "datasets", "methods", "scales", "pipeline", "search", "evaluation", "registry",
 )  # fmt: skip
 DATASET_PARTS = ("data", "preparation", "training")
 SCALE_PARTS = ("phantom", "data", "preparation", "training")
+
+
+class NotApplicable(UserError):
+    """A method or an experiment sets a width or weight of a network that its method lacks."""
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -48,23 +53,24 @@ def read(path: Path | str = "params.yaml") -> Tree:
         tree: Tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except FileNotFoundError:
         raise UserError(f"{path}: not found in {Path.cwd()}; run from the top of the repository") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder, expected a file of parameters; move it away") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: is not valid YAML ({reason}); mend the file") from None
-    _mapping(tree, str(path))
-    _keys(tree, SECTIONS, str(path), required=SECTIONS)
+    _keys(_mapping(tree), SECTIONS, required=SECTIONS)
     for section in SECTIONS[2:]:
-        _mapping(tree[section], f"{path}: {section}")
-    _choice(tree["scale"], tree["scales"], f"{path}: scale")
+        _mapping(tree[section], section)
+    _choice(tree["scale"], tree["scales"], "scale")
     if not isinstance(tree["seed"], int) or isinstance(tree["seed"], bool) or tree["seed"] < 0:
-        raise UserError(f"{path}: seed: found {tree['seed']!r}, expected a whole number of at least 0")
+        raise UserError(f"{FILE}: seed: found {tree['seed']!r}, expected a whole number of at least 0")
     for name, dataset in tree["datasets"].items():
-        _keys(_mapping(dataset, f"{path}: datasets.{name}"), DATASET_PARTS, f"datasets.{name}", required=DATASET_PARTS)
+        _keys(_mapping(dataset, f"datasets.{name}"), DATASET_PARTS, f"datasets.{name}", required=DATASET_PARTS)
     for scale, parts in tree["scales"].items():
-        for name, part in _mapping(parts, f"{path}: scales.{scale}").items():
+        for name, part in _mapping(parts, f"scales.{scale}").items():
             where = f"scales.{scale}.{name}"
-            _choice(name, tree["datasets"], f"{path}: scales.{scale}")
-            _keys(_mapping(part, f"{path}: {where}"), SCALE_PARTS, where)
+            _choice(name, tree["datasets"], f"scales.{scale}")
+            _keys(_mapping(part, where), SCALE_PARTS, where)
     return tree
 
 
@@ -90,7 +96,9 @@ def resolve(tree: Tree, experiment: str, scale: str | None = None) -> Settings:
     composed = merge(*(layer for _, layer in layers))
     for key in fields:
         if key in composed and key != "seed":
-            raise UserError(f"params.yaml: {_origin([key], layers)}: cannot be set here; take it out")
+            raise UserError(f"{FILE}: {_origin([key], layers)}: cannot be set here; take it out")
+    for where, layer in (layers[1], layers[3]):  # datasets and scales serve all methods
+        _check_applicable(layer, where, composed)
     return validate(Settings, _only_applicable({**fields, **composed}), f"experiment {experiment}", layers)
 
 
@@ -143,8 +151,9 @@ def validate(model: type[Model], fields: Tree, what: str, layers: list[tuple[str
         found_errors = error.errors(include_url=False)
         # A misspelt key is unknown and missed elsewhere: the unknown one is what the user wrote.
         first = next((e for e in found_errors if e["type"] == "extra_forbidden"), found_errors[0])
-        path = [part for part in first["loc"] if not str(part).startswith(("function-", "tuple[", "constrained-"))]
-        where = ": ".join(part for part in ("params.yaml", what, _origin(path, layers or [])) if part)
+        path = _keys_of(first["loc"], fields, first["type"] == "missing")
+        origin = ".".join([what, *map(str, path)]) if layers is None else f"{what}: {_origin(path, layers)}"
+        where = f"{FILE}: {origin.removesuffix(': ')}"
         found = "" if first["type"] == "missing" or not path else f"found {first['input']!r}, "
         expected = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
@@ -154,13 +163,24 @@ def validate(model: type[Model], fields: Tree, what: str, layers: list[tuple[str
         raise UserError(f"{where}: {found}{expected}") from None
 
 
+def _keys_of(place: tuple[int | str, ...], fields: Any, missing: bool) -> list[int | str]:
+    """Pydantic's place of a complaint without what is no key of the file: names of types that it tried."""
+    path: list[int | str] = []
+    for part in place:
+        in_list = isinstance(fields, list | tuple) and isinstance(part, int)
+        if in_list or (isinstance(fields, dict) and part in fields):
+            path.append(part)
+            fields = fields[part]
+    return [*path, place[-1]] if missing else path
+
+
 def _parts(tree: Tree, experiment: str) -> tuple[str, str, Tree]:
     entry = tree["pipeline"].get(experiment)
     if entry is None:
         dataset, _, method = experiment.partition("-")
         if dataset not in tree["datasets"] or method not in tree["methods"]:
             raise UserError(
-                f"params.yaml: no experiment '{experiment}'; known: {', '.join(tree['pipeline'])}, "
+                f"{FILE}: no experiment '{experiment}'; known: {', '.join(tree['pipeline'])}, "
                 f"or <dataset>-<method> with datasets {', '.join(tree['datasets'])} "
                 f"and methods {', '.join(tree['methods'])}"
             )
@@ -175,7 +195,7 @@ def _parts(tree: Tree, experiment: str) -> tuple[str, str, Tree]:
     code = _mapping(tree["methods"][entry["method"]], f"methods.{entry['method']}").get("method")
     if entry["code"] != code:  # DVC cannot look it up by itself, see dvc.yaml
         expected = f"{code!r} as methods.{entry['method']}.method says"
-        raise UserError(f"params.yaml: {where}.code: found {entry['code']!r}, expected {expected}")
+        raise UserError(f"{FILE}: {where}.code: found {entry['code']!r}, expected {expected}")
     return entry["dataset"], entry["method"], entry.get("overrides") or {}
 
 
@@ -193,28 +213,38 @@ def _scale_part(tree: Tree, scale: str, dataset: str, part: str) -> Tree:
 
 def _only_applicable(fields: Tree) -> Tree:
     """Datasets state the widths and weights of every network; a method keeps those of the networks it has."""
-    features, loss, discriminator = fields.get("features"), fields.get("loss"), fields.get("discriminator", "none")
-    if not isinstance(features, dict) or not isinstance(loss, dict):
-        return fields
-    registration = {"intra_modality_reg", "cross_modality_reg", "rigid_reg"}
-    drop_features: set[str] = set() if discriminator != "none" else {"discriminator"}
-    drop_loss: set[str] = set() if discriminator != "none" else {"discriminator", "adversarial"}
+    dropped = _not_applicable(fields)
     if fields.get("method") == "supervised":
-        drop_features |= registration
-        kept = {"similarity", "similarity_weight", "discriminator", "adversarial", "equivariant_adversarial"}
-        drop_loss |= (set(_known_loss()) - kept) & set(loss)
         fields = {key: value for key, value in fields.items() if key != "rigidity"}
-    else:
-        drop_loss |= {"similarity_weight"}
-    fields["features"] = {key: value for key, value in features.items() if key not in drop_features}
-    fields["loss"] = {key: value for key, value in loss.items() if key not in drop_loss}
+    for part, drop in dropped.items():
+        if isinstance(fields.get(part), dict):
+            fields = {**fields, part: {key: value for key, value in fields[part].items() if key not in drop}}
     return fields
 
 
-def _known_loss() -> list[str]:
-    from equisynth.config import Loss
+def _check_applicable(layer: Tree, where: str, composed: Tree) -> None:
+    for part, drop in _not_applicable(composed).items():
+        own: Any = layer.get(part)
+        for key in sorted(drop & set(own)) if isinstance(own, dict) else ():
+            if own[key]:
+                method, discriminator = composed.get("method"), composed.get("discriminator", "none")
+                user = f"method '{method}' with discriminator '{discriminator}'"
+                found = f"found {own[key]!r}, but {user} has no use for it; take it out"
+                raise NotApplicable(f"{FILE}: {where}.{part}.{key}: {found}")
 
-    return list(Loss.model_fields)
+
+def _not_applicable(fields: Tree) -> dict[str, set[str]]:
+    """Keys of ``features`` and of ``loss`` that belong to networks that the composed method lacks."""
+    adversarial = fields.get("discriminator", "none") != "none"
+    features = set() if adversarial else {"discriminator"}
+    loss = set() if adversarial else {"discriminator", "adversarial"}
+    if fields.get("method") == "supervised":
+        features |= {"intra_modality_reg", "cross_modality_reg", "rigid_reg"}
+        kept = {"similarity", "similarity_weight", "discriminator", "adversarial", "equivariant_adversarial"}
+        loss |= set(Loss.model_fields) - kept
+    else:
+        loss |= {"similarity_weight"}
+    return {"features": features, "loss": loss}
 
 
 def _known(model: type[BaseModel], path: list[Any]) -> list[str]:
@@ -225,7 +255,7 @@ def _known(model: type[BaseModel], path: list[Any]) -> list[str]:
         if inner is None:
             break
         model = inner
-    return list(model.model_fields)
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _origin(path: list[Any], layers: list[tuple[str, Any]]) -> str:
@@ -243,21 +273,26 @@ def _origin(path: list[Any], layers: list[tuple[str, Any]]) -> str:
     return dotted
 
 
-def _mapping(value: Any, where: str) -> Tree:
+def _mapping(value: Any, where: str = "") -> Tree:
     if not isinstance(value, dict):
-        raise UserError(f"{where}: found {type(value).__name__} {value!r:.60}, expected a mapping of keys to values")
+        found = "nothing" if value is None else f"{type(value).__name__} {value!r:.60}"
+        raise UserError(f"{_at(where)}: found {found}, expected a mapping of keys to values")
     return value
 
 
-def _keys(tree: Tree, known: tuple[str, ...], where: str, required: tuple[str, ...] = ()) -> None:
+def _keys(tree: Tree, known: tuple[str, ...], where: str = "", required: tuple[str, ...] = ()) -> None:
     for key in tree:
         if key not in known:
-            raise UserError(f"{where}: unknown key '{key}'; known: {', '.join(known)}")
+            raise UserError(f"{_at(where)}: unknown key '{key}'; known: {', '.join(known)}")
     for key in required:
         if key not in tree:
-            raise UserError(f"{where}: key '{key}' is missing; add it")
+            raise UserError(f"{_at(where)}: key '{key}' is missing; add it")
 
 
 def _choice(value: Any, known: Any, where: str) -> None:
     if not isinstance(value, str) or value not in known:
-        raise UserError(f"{where}: found {value!r}, expected one of: {', '.join(map(str, known))}")
+        raise UserError(f"{_at(where)}: found {value!r}, expected one of: {', '.join(map(str, known))}")
+
+
+def _at(where: str) -> str:
+    return f"{FILE}: {where}" if where else FILE

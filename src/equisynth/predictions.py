@@ -8,10 +8,11 @@ import numpy as np
 
 from equisynth.datasets.prepared import PreparedDataset
 from equisynth.errors import UserError
+from equisynth.files import atomic_path
 
 
 def write_prediction(path: Path, values: np.ndarray, dataset: PreparedDataset, case: str) -> None:
-    """An uncompressed NIfTI on the case's grid; channels lie in the fifth axis."""
+    """An uncompressed NIfTI on the case's grid, whole or not at all; channels lie in the fifth axis."""
     import nibabel
 
     n_dims = dataset.info.n_dims
@@ -19,8 +20,8 @@ def write_prediction(path: Path, values: np.ndarray, dataset: PreparedDataset, c
         values = values.reshape(*values.shape[:n_dims], *(1,) * (4 - n_dims), values.shape[-1])
     image = nibabel.Nifti1Image(values, dataset.affine(case))
     image.header.set_xyzt_units("mm")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(image, path)
+    with atomic_path(path) as temporary:
+        nibabel.save(image, temporary)
 
 
 def read_prediction(dataset: PreparedDataset, folder: Path, split: str, case: str) -> np.ndarray:
@@ -30,11 +31,16 @@ def read_prediction(dataset: PreparedDataset, folder: Path, split: str, case: st
         UserError: absent, or not on the case's grid.
     """
     import nibabel
+    from nibabel.filebasedimages import ImageFileError
 
     path = folder / split / f"{case}.nii"
     if not path.is_file():
         raise UserError(f"{path}: not found; run the stage that makes it (dvc repro predict@...)")
-    stored = np.asanyarray(nibabel.load(path, mmap="r").dataobj)
+    try:
+        stored = np.asanyarray(nibabel.load(path, mmap="r").dataobj)
+    except (ImageFileError, OSError, EOFError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: cannot be read ({reason:.120}); predict again (dvc repro)") from None
     n_dims, shape = dataset.info.n_dims, dataset.shape(case)
     if stored.shape[:n_dims] != shape:
         raise UserError(f"{path}: shape {stored.shape}, expected the case's {shape}; predict again")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import re
 import tempfile
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equisynth import store
-from equisynth.config import Settings, Strict
+from equisynth.champion import Candidate, RegistrySettings, choose_champion, not_possible
+from equisynth.config import Settings
 from equisynth.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,41 +20,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
-PUBLISHED_SCALE = "paper"
-REQUIREMENTS = ("torch", "numpy", "nibabel", "safetensors", "pydantic", "mlflow")
 _URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
-
-
-class RegistrySettings(Strict):
-    """Section ``registry`` of params.yaml.
-
-    Attributes:
-        alias: of the version that users pull.
-        measure: key in reports/metrics/<experiment>.json by which versions are compared; lower is better.
-    """
-
-    alias: str = "champion"
-    measure: str = "validate.mae"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """What the choice of the champion looks at; ``value`` of the measure: lower is better."""
-
-    model_sha256: str
-    scale: str
-    dataset_version: str
-    measure: str
-    value: float | None
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Whether the new version becomes champion, why, and whether that took force."""
-
-    promote: bool
-    reason: str
-    forced: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,31 +40,21 @@ class Registered:
         return f"models:/{self.name}/{self.version}"
 
 
-def choose_champion(new: Candidate, champion: Candidate | None, force: bool = False) -> Decision:
-    """The rule by which the alias moves: better on the same measure over the same prepared validation split.
+@dataclass(frozen=True)
+class Pulled:
+    """A model on this machine and where it came from.
 
-    Force waives the comparison, recorded as such; two things it cannot do: a smaller scale never replaces the published
-    one, and a model that was not measured is never promoted.
+    Attributes:
+        folder: holds ``model.safetensors`` and ``model.json``.
+        name, version, run_id: of a registered model; None for a folder.
+        alias: that it was asked for by, if it was.
     """
-    if new.value is None or not math.isfinite(new.value):
-        return Decision(False, f"{new.measure} was not measured")
-    if champion is None:
-        return Decision(True, f"first version with {new.measure} {new.value:.6g}")
-    if new.model_sha256 == champion.model_sha256:
-        return Decision(False, "is the champion already")
-    if champion.scale == PUBLISHED_SCALE and new.scale != PUBLISHED_SCALE:
-        return Decision(False, f"scale '{new.scale}' never replaces a champion of the published scale")
-    if new.dataset_version != champion.dataset_version:
-        found = f"dataset version {new.dataset_version} is not the champion's {champion.dataset_version}"
-        hint = "evaluate the champion on it, or register with --force"
-        return Decision(force, f"{found}; forced" if force else f"{found}: not comparable; {hint}", forced=force)
-    if new.measure != champion.measure or champion.value is None:
-        found = f"measure {new.measure} is not the champion's {champion.measure}"
-        return Decision(force, f"{found}; forced" if force else f"{found}: not comparable", forced=force)
-    comparison = f"{new.measure} {new.value:.6g} against the champion's {champion.value:.6g}"
-    if new.value < champion.value:
-        return Decision(True, f"better: {comparison}")
-    return Decision(force, f"not better: {comparison}{'; forced' if force else ''}", forced=force)
+
+    folder: Path
+    name: str | None = None
+    version: int | None = None
+    run_id: str | None = None
+    alias: str | None = None
 
 
 def register(
@@ -108,6 +65,7 @@ def register(
     evaluation: dict[str, Any],
     options: RegistrySettings,
     force: bool = False,
+    evaluate: Callable[[Path], float] | None = None,
 ) -> Registered:
     """Registers the model of a folder under its task's name, once per weights, and moves the alias if it deserves it.
 
@@ -115,35 +73,51 @@ def register(
         folder: holds ``model.safetensors`` and ``model.json``.
         run_id: the training's run.
         evaluation: (nested) numbers that become the version's tags.
+        evaluate: folder of another model -> its measure, as the candidate was measured; for a champion of which that is
+            not known. The result becomes a tag of the champion.
     """
     client, name = store.open_store(), settings.dataset
-    version = find_version(client, name, candidate.model_sha256)
-    if version is None:
-        version = _create_version(client, folder, settings, run_id)
-    tags = {
-        "experiment": settings.experiment,
-        "scale": settings.scale,
-        "licence": settings.data.licence,
-        "model_sha256": candidate.model_sha256,
-        "dataset_version": candidate.dataset_version,
-        "measure": candidate.measure,
-        **{key: _text(value) for key, value in store.flatten(evaluation).items() if value is not None},
-    }
-    if candidate.value is not None:
-        tags[candidate.measure] = repr(candidate.value)  # compared later: to the last digit
-    for key, value in tags.items():
-        client.set_model_version_tag(name, version.version, key, value)
-    old = _champion(client, name, options.alias)
-    decision = choose_champion(candidate, _candidate(old) if old else None, force)
-    if decision.promote:
-        client.set_registered_model_alias(name, options.alias, version.version)
-        client.set_model_version_tag(name, version.version, "promotion", decision.reason)
-    champion = decision.promote or (old is not None and old.version == version.version)
-    return Registered(name, int(version.version), options.alias, champion, decision.reason, decision.forced)
+    with store.alone("registry"):  # two processes that compare with the same champion could leave the worse one
+        version = find_version(client, name, candidate.model_sha256)
+        if version is None:
+            version = _create_version(client, folder, settings, run_id, candidate.model_sha256)
+        tags = {
+            "experiment": settings.experiment,
+            "scale": settings.scale,
+            "licence": settings.data.licence,
+            "dataset_version": candidate.dataset_version,
+            "measure": candidate.measure,
+            **{key: _text(value) for key, value in store.flatten(evaluation).items() if value is not None},
+        }
+        if candidate.value is not None:
+            tags[_measured_tag(candidate)] = repr(candidate.value)  # compared later: to the last digit
+        _tag(client, version, tags)
+        old = _champion(client, name, options.alias)
+
+        def evaluate_champion() -> float:
+            if old is None or evaluate is None:
+                return not_possible()
+            value = evaluate(_files(client, old, f"models:/{name}@{options.alias}"))
+            _tag(client, old, {_measured_tag(candidate): repr(value)})
+            return value
+
+        champion = _candidate(old, candidate) if old else None
+        decision = choose_champion(candidate, champion, force, evaluate_champion)
+        if decision.promote:
+            client.set_registered_model_alias(name, options.alias, version.version)
+            forced = {"forced": decision.reason} if decision.forced else {}
+            _tag(client, version, {"promotion": decision.reason, **forced})
+    champion_now = decision.promote or (old is not None and old.version == version.version)
+    return Registered(name, int(version.version), options.alias, champion_now, decision.reason, decision.forced)
 
 
 def pull(uri: str) -> Path:
-    """The folder with ``model.safetensors`` and ``model.json`` of a registered model, or of a folder on disk.
+    """The folder with ``model.safetensors`` and ``model.json`` of a registered model; see `resolve`."""
+    return resolve(uri).folder
+
+
+def resolve(uri: str) -> Pulled:
+    """A registered model, or a folder on disk, with its files at hand.
 
     Args:
         uri: ``models:/ixi@champion``, ``models:/ixi/3`` or a folder.
@@ -152,20 +126,13 @@ def pull(uri: str) -> Path:
         UserError: no such model, version, alias or folder, or no database to look it up in.
     """
     if not uri.startswith("models:"):
-        return _complete(Path(uri), f"model {uri}")
+        return Pulled(_complete(Path(uri), f"model {uri}"))
     match = _URI.fullmatch(uri)
     if match is None:
         raise UserError(f"model {uri!r}: expected models:/NAME@ALIAS, models:/NAME/VERSION or a folder")
-    version = _look_up(store.open_store(), uri, **match.groupdict())
-    from mlflow import MlflowClient
-
-    location = MlflowClient().get_model_version_download_uri(version.name, version.version)
-    database = store.database_path()
-    if database is not None and "://" not in location:  # relative roots are relative to the database's folder
-        return _complete(database.parent / location, uri)
-    from mlflow.artifacts import download_artifacts
-
-    return _complete(Path(download_artifacts(location)), uri)
+    client = store.open_store()
+    version = _look_up(client, uri, **match.groupdict())
+    return Pulled(_files(client, version, uri), version.name, int(version.version), version.run_id, match["alias"])
 
 
 def find_version(client: MlflowClient, name: str, model_sha256: str) -> ModelVersion | None:
@@ -174,7 +141,14 @@ def find_version(client: MlflowClient, name: str, model_sha256: str) -> ModelVer
     return found[0] if found else None
 
 
-def _create_version(client: MlflowClient, folder: Path, settings: Settings, run_id: str) -> ModelVersion:
+def version_numbers(name: str) -> set[int]:
+    """The versions of a registered model; none where there is no such model."""
+    return {int(found.version) for found in store.open_store().search_model_versions(f"name = '{name}'")}
+
+
+def _create_version(
+    client: MlflowClient, folder: Path, settings: Settings, run_id: str, model_sha256: str
+) -> ModelVersion:
     from mlflow.entities import LoggedModelOutput
     from mlflow.exceptions import MlflowException
 
@@ -192,12 +166,11 @@ def _create_version(client: MlflowClient, folder: Path, settings: Settings, run_
         client.log_model_artifacts(model.model_id, str(saved))
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=settings.epochs)])
-    return client.create_model_version(name, f"models:/{model.model_id}", run_id, model_id=model.model_id)
+    tags = {"model_sha256": model_sha256}  # with the version: one that is found again whatever ends the process
+    return client.create_model_version(name, f"models:/{model.model_id}", run_id, tags, model_id=model.model_id)
 
 
 def _save_pyfunc(path: Path, folder: Path, settings: Settings, run_id: str, model_id: str) -> None:
-    from importlib.metadata import version
-
     import numpy as np
     from mlflow import pyfunc
     from mlflow.models import Model, ModelSignature
@@ -216,9 +189,22 @@ def _save_pyfunc(path: Path, folder: Path, settings: Settings, run_id: str, mode
             python_model=str(Path(__file__).with_name("served_model.py")),
             artifacts={"weights": str(folder / WEIGHTS), "description": str(folder / DESCRIPTION)},
             signature=ModelSignature(image(data.input.channels), image(data.label.channels)),
-            pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in REQUIREMENTS],
+            pip_requirements=_requirements(),
             metadata={"experiment": settings.experiment, "scale": settings.scale, "licence": data.licence},
         )
+    written = Model.load(str(path))  # MLflow notes where on this machine its copy of the code came from, and reads
+    function = written.flavors["python_function"]  # no more of that than the name
+    function["model_code_path"] = Path(function["model_code_path"]).name
+    written.save(str(path / "MLmodel"))
+
+
+def _requirements() -> list[str]:
+    """The versions at hand of what applying a model needs: the program's dependencies without extras, and MLflow."""
+    from importlib.metadata import requires, version
+
+    stated = [line for line in requires("equisynth") or () if "extra ==" not in line]
+    packages = [re.split(r"[^\w.-]", line)[0] for line in stated]
+    return [f"{package}=={version(package).split('+')[0]}" for package in [*packages, "mlflow"]]
 
 
 def _champion(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
@@ -234,12 +220,38 @@ def _text(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _candidate(version: ModelVersion) -> Candidate:
-    """The comparison's facts from a version's tags."""
+def _candidate(version: ModelVersion, like: Candidate) -> Candidate:
+    """A version as it was measured like another one; without a value where it was not."""
     tags = version.tags
-    model, scale, dataset = (tags.get(key, "unknown") for key in ("model_sha256", "scale", "dataset_version"))
-    measure = tags.get("measure", "unknown")
-    return Candidate(model, scale, dataset, measure, float(tags[measure]) if measure in tags else None)
+    value = tags.get(_measured_tag(like))
+    return replace(
+        like,
+        model_sha256=tags.get("model_sha256", "unknown"),
+        scale=tags.get("scale", "unknown"),
+        value=None if value is None else float(value),
+    )
+
+
+def _measured_tag(candidate: Candidate) -> str:
+    """Values under several dataset versions stand side by side: each has its own key."""
+    return f"measured/{candidate.dataset_version}/{candidate.measure}"
+
+
+def _tag(client: MlflowClient, version: ModelVersion, tags: Mapping[str, str]) -> None:
+    """Sets the tags that are new or differ."""
+    for key, value in tags.items():
+        if version.tags.get(key) != value:
+            client.set_model_version_tag(version.name, version.version, key, value)
+
+
+def _files(client: MlflowClient, version: ModelVersion, what: str) -> Path:
+    location = client.get_model_version_download_uri(version.name, version.version)
+    database = store.database_path()
+    if database is not None and "://" not in location:  # relative roots are relative to the database's folder
+        return _complete(database.parent / location, what)
+    from mlflow.artifacts import download_artifacts
+
+    return _complete(Path(download_artifacts(location)), what)
 
 
 def _look_up(client: MlflowClient, uri: str, name: str, alias: str | None, version: str | None) -> ModelVersion:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equisynth.config import Settings
+from equisynth.dataset_versions import dataset_version
 from equisynth.errors import UserError
 from equisynth.files import hash_json, sha256, write_json
 from equisynth.params import read, validate
 from equisynth.search_space import SearchSettings, effective_space, suggest, trial_settings
 from equisynth.store import log_metrics, open_store
-from equisynth.tracking import TrainingRun, create_run, dataset_version
+from equisynth.tracking import TrainingRun, create_run
 
 if TYPE_CHECKING:
     from optuna import Study, Trial

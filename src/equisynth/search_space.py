@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from equisynth.config import Count, Settings, Strict
 from equisynth.errors import UserError
-from equisynth.params import Tree, merge, resolve
+from equisynth.params import NotApplicable, Tree, merge, resolve
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -98,7 +98,10 @@ def effective_space(tree: Tree, experiment: str, options: SearchSettings) -> dic
     space = {}
     for key, values in options.space.items():
         value: Any = values.choices[0] if isinstance(values, Choices) else values.low
-        node: Any = trial_settings(tree, experiment, options, {key: value}).model_dump()
+        try:
+            node: Any = trial_settings(tree, experiment, options, {key: value}).model_dump()
+        except NotApplicable:
+            node = None
         for part in key.split("."):
             node = node[part] if isinstance(node, dict) else None
         if node == value:

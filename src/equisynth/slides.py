@@ -57,7 +57,10 @@ class Slide:
         contiguous = self.page.planarconfig == tifffile.PLANARCONFIG.CONTIG
         self._whole: np.ndarray | None = None
         if self.page.is_memmappable and contiguous:
-            self._whole = tifffile.memmap(self.path, page=0, mode="r")
+            try:
+                self._whole = tifffile.memmap(self.path, page=0, mode="r")
+            except ValueError as error:  # shorter than it says
+                raise UserError(f"{path}: cannot be read ({error}); the file is damaged, get it again") from None
         elif not contiguous:
             self._whole = np.moveaxis(self.page.asarray(), 0, -1)
         self._decoded: OrderedDict[int, np.ndarray | None] = OrderedDict()

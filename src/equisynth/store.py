@@ -1,8 +1,8 @@
 """Where MLflow keeps its things: a database made once, opened with clear errors, and movable with the repository.
 
 MLflow's own defaults are used (``mlflow.db`` and ``mlruns/`` in the working directory), so that ``mlflow ui`` typed
-bare in the repository shows everything; ``MLFLOW_TRACKING_URI`` is respected. Artifact roots are stored relative to
-the repository.
+bare in the repository shows everything; ``MLFLOW_TRACKING_URI`` is respected. Places of artifacts are stored relative
+to the repository.
 """
 
 from __future__ import annotations
@@ -24,6 +24,16 @@ if TYPE_CHECKING:
 
 BATCH = 100
 """MLflow takes at most this many parameters in one request."""
+WAIT = 20.0
+"""Seconds to wait for a database that another process has locked; MLflow's own statements wait as long."""
+PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+"""Columns of MLflow's tables that say where files lie."""
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Makes the user interface offer what fits trained models, not conversations."""
 
@@ -65,7 +75,10 @@ def open_store(create: bool = False) -> MlflowClient:
             f"{database.name}: not found, or empty, in {database.parent}; run in the repository (after dvc repro), "
             "or set MLFLOW_TRACKING_URI"
         )
+    if database is not None and not absent:
+        _relative_places(database)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     from mlflow import MlflowClient
@@ -75,12 +88,13 @@ def open_store(create: bool = False) -> MlflowClient:
     where = database or os.environ["MLFLOW_TRACKING_URI"]
     try:
         # processes that meet on a fresh database race in its schema migration
-        with _alone(database.parent) if create and database is not None else nullcontext():
+        with alone("mlflow", database.parent) if create and database is not None else nullcontext():
             client = MlflowClient()
             client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{where}: MLflow cannot open it ({reason:.160}); free, mend or remove it") from None
+        raise UserError(f"{where}: MLflow cannot open it ({_reason(error)}); free, mend or remove it") from None
+    if database is not None and absent:
+        _relative_places(database)
     return client
 
 
@@ -97,35 +111,68 @@ def experiment_id(client: MlflowClient, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         created: str = client.create_experiment(name, tags=KIND)
-        _relative_roots()
+        database = database_path()
+        if database is not None:
+            _relative_places(database)
         return created
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return found.experiment_id
 
 
-def _relative_roots() -> None:
-    """Stores artifact roots relative to the repository; MLflow makes them absolute and then loses them in a move."""
-    import sqlite3
-
-    database = database_path()
-    if database is None or database.parent != Path.cwd():
-        return
-    root = f"{database.parent.as_posix()}/"
-    with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
-        connection.execute(
-            "UPDATE experiments SET artifact_location = substr(artifact_location, ?) "
-            "WHERE substr(artifact_location, 1, ?) = ?",
-            (len(root) + 1, len(root), root),
-        )
-
-
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(task: str, folder: Path | None = None) -> Iterator[None]:
+    """No two processes do a task at once in a folder (by default the working directory); the second one waits."""
     import fcntl
 
-    lock = folder / ".equisynth" / "mlflow.lock"
+    lock = (folder or Path()) / ".equisynth" / f"{task}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _relative_places(database: Path) -> None:
+    """Makes absolute places of artifacts relative to the repository, so that they are found after it has moved.
+
+    MLflow stores the working directory with new experiments. Changed are places below this repository, and places that
+    are gone where this repository holds the same ``mlruns/...``.
+
+    Raises:
+        UserError: the database is locked, or is none.
+    """
+    import sqlite3
+
+    root = Path.cwd()
+    try:
+        with closing(sqlite3.connect(database, timeout=WAIT)) as connection, connection:
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if database.parent != root:
+                return
+            for table, column in PLACES:
+                if table not in tables:  # a database that MLflow has yet to fill or to migrate
+                    continue
+                query = f"SELECT DISTINCT {column} FROM {table} WHERE {column} LIKE '/%' OR {column} LIKE 'file:%'"
+                for (place,) in connection.execute(query).fetchall():
+                    relative = _relative_place(place, root)
+                    if relative is not None:
+                        change = f"UPDATE {table} SET {column} = ? WHERE {column} = ?"
+                        connection.execute(change, (relative, place))
+    except sqlite3.Error as error:
+        wait = f"another program holds it, waited {WAIT:g} s; stop that one"
+        advice = wait if "locked" in str(error) else "mend or remove it"
+        raise UserError(f"{database}: MLflow cannot open it ({error}); {advice}") from None
+
+
+def _relative_place(place: str, root: Path) -> str | None:
+    path = Path(unquote(place.removeprefix("file://")))
+    if path.is_relative_to(root):
+        return path.relative_to(root).as_posix()
+    if path.exists() or "mlruns" not in path.parts:
+        return None
+    tail = Path(*path.parts[path.parts.index("mlruns") :])
+    return tail.as_posix() if (root / tail).exists() else None
+
+
+def _reason(error: Exception) -> str:
+    return f"{str(error).strip().splitlines()[0]:.160}"

@@ -6,7 +6,9 @@ Stages pass only files: a later stage finds the run of a model by the hash of it
 from __future__ import annotations
 
 import json
-import subprocess
+import math
+import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -14,17 +16,32 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from equisynth.config import Settings
+from equisynth.dataset_versions import trained_on
 from equisynth.files import hash_json, read_json, sha256
-from equisynth.store import BATCH, experiment_id, flatten, log_metrics, open_store
+from equisynth.process_identity import is_alive, this_process
+from equisynth.runs import (
+    CONFIGURATION,
+    DATASET_VERSION,
+    EXPERIMENT,
+    MODEL,
+    PARENT,
+    PROCESS,
+    REBUILT,
+    SCALE,
+    changes,
+    create_run,
+    log_parameters,
+    logged_steps,
+    search,
+)  # fmt: skip
+from equisynth.store import flatten, log_metrics, open_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-EXPERIMENT, SCALE, CONFIGURATION, MODEL, DATASET_VERSION = (
-    f"equisynth.{key}" for key in ("experiment", "scale", "configuration", "model_sha256", "dataset_version")
-)
-"""Tags by which runs are found."""
+POLL = 1.0
+"""Seconds between two looks at another process."""
 PICTURES = "pictures"
 """Folder of a run's artifacts that holds its pictures."""
 
@@ -39,7 +56,7 @@ class TrainingRun:
     def __init__(self, client: MlflowClient, run: Run, new_run: Callable[[], Run]) -> None:
         self._client, self._new_run = client, new_run
         self.run_id: str = run.info.run_id
-        self._epochs = _logged_steps(client, run)
+        self._epochs = logged_steps(client, run)
         self._continued = bool(self._epochs)
 
     @classmethod
@@ -50,8 +67,14 @@ class TrainingRun:
         dataset_version: str,
         name: str | None = None,
         parent: str | None = None,
+        further: Mapping[str, Any] | None = None,
+        complete: bool = False,
     ) -> TrainingRun:
         """Continues the unfinished run of the same configuration where there is one, else begins a new one.
+
+        Says on stderr which, and in what the configuration differs from the last run's. Runs that a killed process
+        left as running are marked as killed. Where another process of this machine trains the same configuration (a
+        killed ``dvc repro`` leaves its stage running), it waits for its end and continues that run.
 
         Args:
             settings: become the run's flat parameters.
@@ -59,20 +82,32 @@ class TrainingRun:
             dataset_version: see `dataset_version`.
             name: what the table of runs shows; by default experiment and scale.
             parent: run this one is a child of (trials of a search).
+            further: parameters beside the settings.
+            complete: no epoch is left to train (a kill after the last one): a finished run is continued as well.
         """
         client = open_store(create=True)
         name = name or f"{settings.experiment} ({settings.scale})"
-        new_run = partial(_create_run, client, settings, configuration, dataset_version, name, parent)
-        run = _unfinished(client, settings, configuration, parent)
+        parameters = settings.model_dump(mode="json") | dict(further or {})
+        new_run = partial(_create_run, client, settings, configuration, dataset_version, name, parent, parameters)
+        run = _to_continue(client, settings, configuration, parent, complete)
+        if run is not None:
+            _wait_for_another_process(run)
+        if parent is None:
+            others = _other_runs(client, settings, run)
+            _close_abandoned(client, others)
+            _say(settings, configuration, dataset_version, run, others)
         if run is None:
             run = new_run()
         else:
             client.update_run(run.info.run_id, status="RUNNING")
+            client.set_tag(run.info.run_id, PROCESS, this_process())
+            log_parameters(client, run, parameters)
         return cls(client, run, new_run)
 
     def log_epoch(self, epoch: int, values: Mapping[str, float]) -> None:
         """Adds a point to every curve; an epoch that the run has already is not logged again."""
         if self._continued and epoch <= max(self._epochs):  # the checkpoints are gone: this is a training of its own
+            print("its checkpoints are gone: starting a new MLflow run", file=sys.stderr)
             self._client.set_terminated(self.run_id, status="KILLED")
             self.run_id = self._new_run().info.run_id
             self._epochs = set()
@@ -122,14 +157,14 @@ def run_of(experiment: str) -> str:
     found = find_run(experiment, model_sha256)
     if found is not None:
         return found
-    version = dataset_version(Path("data/prepared") / settings.dataset)
+    version = trained_on(experiment, settings.dataset)
     return rebuild_run(settings, version, model_sha256, read_json(history) if history.is_file() else ())
 
 
 def find_run(experiment: str, model_sha256: str) -> str | None:
     """The latest run of an experiment whose training ended in this model; None if there is none."""
     client = open_store(create=True)
-    found = _search(client, f"tags.`{EXPERIMENT}` = '{experiment}' and tags.`{MODEL}` = '{model_sha256}'")
+    found = search(client, f"tags.`{EXPERIMENT}` = '{experiment}' and tags.`{MODEL}` = '{model_sha256}'")
     return found[0].info.run_id if found else None
 
 
@@ -137,11 +172,14 @@ def rebuild_run(
     settings: Settings, dataset_version: str, model_sha256: str, history: Iterable[Mapping[str, float]]
 ) -> str:
     """A run made from a training's outputs."""
+    client = open_store(create=True)
     configuration = hash_json([settings.model_dump(mode="json"), dataset_version])
-    with TrainingRun.start(settings, configuration, dataset_version) as run:
-        run.finish(model_sha256, history)
-    open_store().set_tag(run.run_id, "equisynth.rebuilt", "true")
-    return run.run_id
+    name, parameters = f"{settings.experiment} ({settings.scale})", settings.model_dump(mode="json")
+    new_run = partial(_create_run, client, settings, configuration, dataset_version, name, None, parameters)
+    run = _to_continue(client, settings, configuration, None) or new_run()
+    client.set_tag(run.info.run_id, REBUILT, "true")
+    TrainingRun(client, run, new_run).finish(model_sha256, history)
+    return str(run.info.run_id)
 
 
 def dataset_version_of(run_id: str) -> str:
@@ -149,60 +187,54 @@ def dataset_version_of(run_id: str) -> str:
     return str(open_store().get_run(run_id).data.tags[DATASET_VERSION])
 
 
-def log_evaluation(run_id: str, evaluation: Mapping[str, Any]) -> None:
-    """Logs numbers of a nested evaluation as metrics (``test/mae``), words and truth values (FID's absence) as tags."""
+def log_evaluation(run_id: str, evaluation: Mapping[str, Any]) -> int:
+    """Logs numbers of a nested evaluation as metrics (``test/mae``), words and truth values (FID's absence) as tags.
+
+    Returns:
+        How many of them the run did not have.
+    """
     client, flat = open_store(), flatten(evaluation, "/")
-    old = client.get_run(run_id).data.metrics
+    data = client.get_run(run_id).data
     numbers = {key: value for key, value in flat.items() if type(value) in (int, float)}
-    log_metrics(client, run_id, {key: value for key, value in numbers.items() if old.get(key) != value})
-    for key, value in flat.items():
-        if value is not None and key not in numbers:
-            client.set_tag(run_id, key, value if isinstance(value, str) else json.dumps(value))
-
-
-def log_files(run_id: str, folder: Path, into: str = PICTURES) -> None:
-    """Copies the files of a folder to the run's artifacts, in the order of their names."""
-    client = open_store()
-    for path in sorted(folder.iterdir()):
-        if path.is_file():
-            client.log_artifact(run_id, str(path), into)
-
-
-def dataset_version(prepared: Path | str) -> str:
-    """DVC's hash of a prepared dataset from ``dvc.lock``; without it a hash of its description."""
-    import yaml
-
-    prepared, lock = Path(prepared), Path("dvc.lock")
-    if lock.is_file():
-        stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages") or {}
-        for stage in stages.values():
-            for out in stage.get("outs", ()):
-                if Path(out["path"]) == prepared and "md5" in out:
-                    return str(out["md5"])
-    return f"json-{sha256(prepared / 'dataset.json')[:24]}"
-
-
-def create_run(
-    client: MlflowClient, task: str, name: str, tags: Mapping[str, str], parameters: Mapping[str, Any]
-) -> Run:
-    """A run with its tags and flat parameters; those that are none are left out."""
-    from mlflow.entities import Param
-
-    tags = {"mlflow.source.name": "equisynth", "mlflow.source.type": "LOCAL", **_user(), **_git(), **tags}
-    run = client.create_run(experiment_id(client, task), tags=tags, run_name=name)
-    texts = {
+    numbers = {key: value for key, value in numbers.items() if math.isfinite(value)}
+    new = {key: value for key, value in numbers.items() if data.metrics.get(key) != value}
+    words = {
         key: value if isinstance(value, str) else json.dumps(value)
-        for key, value in flatten(parameters).items()
-        if value is not None
+        for key, value in flat.items()
+        if value is not None and type(value) not in (int, float)
     }
-    entities = [Param(key, value) for key, value in texts.items()]
-    for start in range(0, len(entities), BATCH):
-        client.log_batch(run.info.run_id, params=entities[start : start + BATCH])
-    return run
+    changed = {key: text for key, text in words.items() if data.tags.get(key) != text}
+    log_metrics(client, run_id, new)
+    for key, text in changed.items():
+        client.set_tag(run_id, key, text)
+    return len(new) + len(changed)
+
+
+def log_files(run_id: str, folder: Path, into: str = PICTURES, missing_only: bool = False) -> int:
+    """Copies the files of a folder to the run's artifacts, in the order of their names.
+
+    Args:
+        missing_only: leave files alone that the run has under their names.
+
+    Returns:
+        How many were copied.
+    """
+    client = open_store()
+    present = {Path(item.path).name for item in client.list_artifacts(run_id, into)} if missing_only else set()
+    paths = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name not in present]
+    for path in paths:
+        client.log_artifact(run_id, str(path), into)
+    return len(paths)
 
 
 def _create_run(
-    client: MlflowClient, settings: Settings, configuration: str, version: str, name: str, parent: str | None
+    client: MlflowClient,
+    settings: Settings,
+    configuration: str,
+    version: str,
+    name: str,
+    parent: str | None,
+    parameters: Mapping[str, Any],
 ) -> Run:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
@@ -213,56 +245,65 @@ def _create_run(
         SCALE: settings.scale,
         CONFIGURATION: configuration,
         DATASET_VERSION: version,
+        PROCESS: this_process(),
         "mlflow.note.content": f"{note} Dataset {settings.dataset} at version {version}.",
     }
     if parent is not None:
-        tags["mlflow.parentRunId"] = parent
-    run = create_run(client, settings.dataset, name, tags, settings.model_dump(mode="json"))
+        tags[PARENT] = parent
+    run = create_run(client, settings.dataset, name, tags, parameters)
     source = json.dumps({"uri": f"data/prepared/{settings.dataset}"})
     dataset = Dataset(settings.dataset, version[:36], "local", source)
     client.log_inputs(run.info.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
     return run
 
 
-def _unfinished(client: MlflowClient, settings: Settings, configuration: str, parent: str | None) -> Run | None:
+def _to_continue(
+    client: MlflowClient, settings: Settings, configuration: str, parent: str | None, complete: bool = False
+) -> Run | None:
+    """The latest run of a configuration that is not finished; where the training is complete, also a finished one."""
     query = f"tags.`{EXPERIMENT}` = '{settings.experiment}' and tags.`{CONFIGURATION}` = '{configuration}'"
     if parent is not None:
-        query += f" and tags.`mlflow.parentRunId` = '{parent}'"
-    found = _search(client, f"{query} and attributes.status != 'FINISHED'", [settings.dataset])
-    return next((run for run in found if (run.data.tags.get("mlflow.parentRunId") == parent)), None)
+        query += f" and tags.`{PARENT}` = '{parent}'"
+    if not complete:
+        query += " and attributes.status != 'FINISHED'"
+    found = search(client, query, [settings.dataset])
+    return next((run for run in found if (run.data.tags.get(PARENT) == parent)), None)
 
 
-def _search(client: MlflowClient, query: str, tasks: list[str] | None = None) -> list[Run]:
-    """Runs that match, latest first."""
-    experiments = client.search_experiments()
-    ids = [found.experiment_id for found in experiments if tasks is None or found.name in tasks]
-    return list(client.search_runs(ids, query, order_by=["attributes.start_time DESC"])) if ids else []
+def _other_runs(client: MlflowClient, settings: Settings, run: Run | None) -> list[Run]:
+    """Trainings of an experiment, trials of searches and the given one left out; latest first."""
+    found = search(client, f"tags.`{EXPERIMENT}` = '{settings.experiment}'", [settings.dataset])
+    own = run.info.run_id if run else None
+    return [other for other in found if PARENT not in other.data.tags and other.info.run_id != own]
 
 
-def _logged_steps(client: MlflowClient, run: Run) -> set[int]:
-    curves = [key for key in run.data.metrics if key.startswith(("train/", "validation/"))]
-    return {point.step for point in client.get_metric_history(run.info.run_id, curves[0])} if curves else set()
+def _wait_for_another_process(run: Run) -> None:
+    process = run.data.tags.get(PROCESS, "")
+    if run.info.status != "RUNNING" or process == this_process() or not is_alive(process):
+        return
+    what = f"MLflow run {run.info.run_name} ({run.info.run_id})"
+    print(f"{what}: waiting for process {process.split('/')[1]}, which is training it", file=sys.stderr)
+    while is_alive(process):
+        time.sleep(POLL)
 
 
-def _user() -> dict[str, str]:
-    import getpass
+def _close_abandoned(client: MlflowClient, runs: Iterable[Run]) -> None:
+    """Runs that still count as running though their process on this machine is gone."""
+    for run in runs:
+        if run.info.status == "RUNNING" and is_alive(run.data.tags.get(PROCESS, "")) is False:
+            client.set_terminated(run.info.run_id, status="KILLED")
+            print(
+                f"MLflow run {run.info.run_name} ({run.info.run_id}): its process is gone, marked KILLED",
+                file=sys.stderr,
+            )
 
-    try:
-        return {"mlflow.user": getpass.getuser()}
-    except (KeyError, OSError):
-        return {}
 
-
-def _git() -> dict[str, str]:
-    """Commit, and whether tracked files differ from it; ``dvc.lock`` differs in every reproduction: not counted."""
-
-    def output(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=30)
-        return done.stdout.strip()
-
-    try:
-        commit = output("rev-parse", "--verify", "HEAD")
-        changes = output("status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock")
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return {"mlflow.source.git.commit": commit, "equisynth.git_dirty": str(bool(changes)).lower()}
+def _say(settings: Settings, configuration: str, version: str, run: Run | None, others: list[Run]) -> None:
+    """Whether a run is continued, or why a new one begins."""
+    if run is not None:
+        print(f"continuing MLflow run {run.info.run_name} ({run.info.run_id})", file=sys.stderr)
+    elif any(other.data.tags.get(CONFIGURATION) == configuration for other in others):
+        print("this configuration's MLflow run is finished: starting a new run", file=sys.stderr)
+    elif others:
+        what = changes(others[0], settings.model_dump(mode="json"), version)
+        print(f"configuration changed ({what}): starting a new run", file=sys.stderr)

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import io
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset
 
 from equisynth.config import Settings
+from equisynth.datasets.randomness import named_random_state
 from equisynth.errors import UserError
 from equisynth.files import atomic_path
 from equisynth.geometry.transforms import Affine, Image
 from equisynth.methods.base import SELECTION, Batch, Method
 from equisynth.model import network_states, read_weights, save_weights
+from equisynth.processes import Processes, launched
 
 KEPT_EPOCHS = 6
 """The best of the last six epochs is evaluated (method.md, best epoch); their weights are kept."""
 STATE = "state.pt"
 LOG_INTERVAL = 10  # optimiser steps between two readings of the losses (each reading waits for the device)
+PRECISIONS = ("no", "bf16", "fp16")
+DAMAGE = (UserError, UnpicklingError, EOFError, OSError, RuntimeError, ValueError, LookupError, TypeError)
+"""What reading a damaged checkpoint raises."""
 
 Record = dict[str, float]
 Report = Callable[[Record, float], None]
@@ -51,12 +59,21 @@ class State:
 class Trainer:
     """Trains a method; resumes from the checkpoints in ``folder`` where there are any.
 
+    With several processes each takes its share of every batch and gradients are averaged, so that they train as one
+    would on the joined batches of ``settings.batch_size``. Checkpoints say nothing of their number: a training may be
+    resumed with another.
+
     Args:
-        method: networks and optimisers; wrapped here for device and processes.
+        method: networks and optimisers; brought to the device here.
         samples, validation_samples: patches.
         folder: checkpoints, made if absent. Belongs to one configuration: the caller names it by the settings' hash.
         workers: processes that load patches; 0 loads in this one.
         precision: ``no``, ``bf16`` or ``fp16`` for the networks; geometry and losses stay in float32.
+        processes: those that train together; by default this one alone.
+
+    Raises:
+        UserError: batch_size does not fit the patches or the processes, the device cannot compute in this precision,
+            or a checkpoint is damaged.
     """
 
     def __init__(
@@ -68,18 +85,24 @@ class Trainer:
         folder: Path,
         workers: int = 0,
         precision: str = "no",
+        processes: Processes | None = None,
     ) -> None:
         self.method, self.settings, self.folder = method, settings, folder
         self.samples, self.validation_samples, self.workers = samples, validation_samples, workers
+        self.processes = processes or Processes()
+        if launched() and self.processes.count == 1:
+            raise UserError("several processes were started for what one does; only `equisynth train` uses more")
+        self.share = self.processes.share(settings.batch_size, method.adversary)
+        check_precision(precision)
         self.accelerator = Accelerator(mixed_precision=precision)
         if len(samples) < settings.batch_size:
             raise UserError(
                 f"batch_size is {settings.batch_size}, but an epoch has only {len(samples)} training patches; "
                 "lower batch_size or training_stride, or add cases"
             )
-        self.raw_networks = dict(method.networks)
         for name, network in method.networks.items():
-            method.networks[name] = self.accelerator.prepare_model(network)
+            # evaluation_mode: to the device and under autocast, float32 out; nothing that exchanges gradients
+            method.networks[name] = self.accelerator.prepare_model(network, evaluation_mode=True)
         for name, optimiser in method.optimisers.items():
             method.optimisers[name] = self.accelerator.prepare_optimizer(optimiser)
         self.state = State()
@@ -93,17 +116,18 @@ class Trainer:
             progress: called at every reading of the losses with (step, steps, losses).
 
         Raises:
-            UserError: a loss became NaN or infinite; the last good checkpoint stays.
+            UserError: a loss or a weight became NaN or infinite; the last good checkpoint stays.
         """
         for epoch in range(self.state.epoch + 1, self.settings.epochs + 1):
             start = time.perf_counter()
             losses = self._train_epoch(epoch, progress)
             validation = self._validate()
+            self._check_weights(epoch)
             record = {"epoch": float(epoch), **losses, **validation}
             self.state.epoch = epoch
             self.state.history.append(record)
             self._save()
-            if report is not None and self.accelerator.is_main_process:
+            if report is not None and self.processes.is_main:
                 report(record, time.perf_counter() - start)
         return self.state
 
@@ -119,52 +143,76 @@ class Trainer:
     def _train_epoch(self, epoch: int, progress: Callable[[int, int, Record], None] | None) -> Record:
         self.samples.set_epoch(epoch)
         self.method.train()
+        # Fixed by the epoch, so that a resumed training draws as an undisturbed one, should a network ever draw.
+        state = named_random_state(self.settings.seed, "training", str(epoch), str(self.processes.rank))
+        torch.manual_seed(int(state.randint(2**31)))
         sums: dict[str, Tensor] = {}
-        steps = len(self.samples) // self.settings.batch_size
-        for step, batch in enumerate(self._batches(self.samples, drop_last=True), start=1):
+        size = self.settings.batch_size
+        steps = len(self.samples) // size
+        places = [[step * size + position for position in self.share] for step in range(steps)]
+        for step, batch in enumerate(self._batches(self.samples, places), start=1):
             log: dict[str, Tensor] = {}
             for update in self.method.updates(batch):
                 optimiser = self.method.optimisers[update.optimiser]
                 optimiser.zero_grad(set_to_none=True)
                 self.accelerator.backward(update.loss)
+                self.processes.average(gradients(optimiser))
                 optimiser.step()
                 log |= update.log
             for name, value in log.items():
                 sums[name] = sums[name] + value if name in sums else value
             if step % LOG_INTERVAL == 0 or step == steps:
-                means = _means(sums, step)
-                self._check_finite(means, epoch, step)
+                means = self._means(sums, step * self.processes.count)
+                self._check_finite(means, f"epoch {epoch}, step {step}")
                 if progress is not None:
                     progress(step, steps, means)
-        return {f"train/{name}": value for name, value in _means(sums, steps).items()}
+        return {f"train/{name}": value for name, value in means.items()}
 
     @torch.no_grad()
     def _validate(self) -> Record:
         self.method.train(False)
         sums: dict[str, Tensor] = {}
-        for batch in self._batches(self.validation_samples, drop_last=False):
+        count, size = len(self.validation_samples), self.settings.batch_size
+        places = [list(range(start, min(start + size, count))) for start in range(0, count, size)]
+        for batch in self._batches(self.validation_samples, places[self.processes.rank :: self.processes.count]):
             for name, value in self.method.validation(batch).items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value * len(batch)
-        means = _means(sums, len(self.validation_samples))
-        self._check_finite(means, self.state.epoch + 1, 0)
+        means = self._means(sums, count)
+        self._check_finite(means, f"epoch {self.state.epoch + 1}, validation")
         return {f"validation/{name}": value for name, value in means.items()}
 
-    def _batches(self, samples: Samples, drop_last: bool) -> Iterator[Batch]:
-        # The view hides set_epoch from accelerate, which would call it with a count of its own.
-        dataset = Subset(cast("Dataset[dict[str, Tensor]]", samples), range(len(samples)))
-        loader: Iterable[dict[str, Tensor]] = DataLoader(
-            dataset, batch_size=self.settings.batch_size, drop_last=drop_last, num_workers=self.workers,
-            pin_memory=self.accelerator.device.type == "cuda",
+    def _batches(self, samples: Samples, places: list[list[int]]) -> Iterator[Batch]:
+        """The batches at given places of an epoch, on the device."""
+        device = self.accelerator.device
+        loader: DataLoader[dict[str, Tensor]] = DataLoader(
+            cast("Dataset[dict[str, Tensor]]", samples), batch_sampler=places, num_workers=self.workers,
+            pin_memory=device.type == "cuda",
         )  # fmt: skip
-        for sample in self.accelerator.prepare_data_loader(loader):
-            yield to_batch(sample, self.settings.data.voxel_size)
+        for sample in loader:
+            moved = {name: value.to(device, non_blocking=True) for name, value in sample.items()}
+            yield to_batch(moved, self.settings.data.voxel_size)
 
-    def _check_finite(self, means: Record, epoch: int, step: int) -> None:
-        bad = [name for name, value in means.items() if not math.isfinite(value)]
+    def _means(self, sums: dict[str, Tensor], count: int) -> Record:
+        """Sums over this process's batches -> means over all processes' ``count``; the device is read once."""
+        if sums:
+            values = torch.stack([value.detach().float().reshape(()) for value in sums.values()]) / count
+            return self.processes.total(dict(zip(sums, values.tolist(), strict=True)))
+        return self.processes.total({})
+
+    def _check_weights(self, epoch: int) -> None:
+        """Also what the validation does not use is finite, or the checkpoint would not be a good one."""
+        sums = {
+            f"weights of {name}": float(sum(value.float().sum() for value in network.state_dict().values()))
+            for name, network in self.method.networks.items()
+        }
+        self._check_finite(sums, f"epoch {epoch}, last step")
+
+    def _check_finite(self, values: Record, where: str) -> None:
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
             kept = f"the checkpoint of epoch {self.state.epoch} is kept" if self.state.epoch else "no checkpoint yet"
             raise UserError(
-                f"training diverged: {', '.join(bad)} not finite in epoch {epoch}, step {step}; {kept}; "
+                f"training diverged: {', '.join(bad)} not finite in {where}; {kept}; "
                 "lower learning_rate or check the data's intensities"
             )
 
@@ -173,37 +221,52 @@ class Trainer:
 
     def _save(self) -> None:
         """Weights first, then the state that refers to them: a kill between the two repeats one epoch."""
-        if not self.accelerator.is_main_process:
+        if not self.processes.is_main:
             return
-        epoch = self.state.epoch
-        save_weights(self._weights_path(epoch), network_states(self.raw_networks))
+        epoch, scaler = self.state.epoch, self.accelerator.scaler
+        save_weights(self._weights_path(epoch), network_states(self.method.networks))
         content: dict[str, Any] = {
             "epoch": epoch,
             "history": self.state.history,
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.method.optimisers.items()},
-            "random_state": torch.get_rng_state(),
+            "scaler": scaler.state_dict() if scaler is not None else {},
         }
+        buffer = io.BytesIO()  # torch hides it where it cannot write to a file because the disk is full
+        torch.save(content, buffer)
         with atomic_path(self.folder / STATE) as temporary:
-            torch.save(content, temporary)
+            temporary.write_bytes(buffer.getbuffer())
         for path in self.folder.glob("epoch_*.safetensors"):
             if int(path.stem.split("_")[1]) <= epoch - KEPT_EPOCHS:
                 path.unlink()
 
     def _resume(self) -> None:
         path = self.folder / STATE
-        if not path.exists():
-            return
+        if path.exists():
+            try:
+                self._load(path)
+            except DAMAGE as error:
+                reason = " ".join(str(error).split()).split(". ")[0][:120]
+                raise UserError(
+                    f"{path}: this checkpoint cannot be continued ({reason}); delete the folder {self.folder} to start "
+                    "the training again"
+                ) from None
+        epochs = self.processes.total({"epoch": self.state.epoch})["epoch"]
+        if epochs != self.state.epoch * self.processes.count:
+            raise UserError(f"{self.folder}: the processes see different checkpoints; expected a folder that all share")
+
+    def _load(self, path: Path) -> None:
         content = torch.load(path, map_location="cpu", weights_only=True)
         self.state = State(content["epoch"], content["history"])
         weights = self.weights_of(self.state.epoch)
-        for name, network in self.raw_networks.items():
+        for name, network in self.method.networks.items():
             prefix = f"{name}."
             network.load_state_dict(
                 {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
             )
         for name, optimiser in self.method.optimisers.items():
             optimiser.load_state_dict(content["optimisers"][name])
-        torch.set_rng_state(content["random_state"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(content["scaler"])
 
 
 def to_batch(sample: dict[str, Tensor], voxel_size: tuple[float, ...]) -> Batch:
@@ -215,9 +278,17 @@ def to_batch(sample: dict[str, Tensor], voxel_size: tuple[float, ...]) -> Batch:
     )
 
 
-def _means(sums: dict[str, Tensor], count: int) -> Record:
-    """One device read for all values."""
-    if not sums:
-        return {}
-    values = torch.stack([value.detach().float().reshape(()) for value in sums.values()]) / count
-    return dict(zip(sums, values.tolist(), strict=True))
+def check_precision(precision: str) -> None:
+    """Raises ``UserError`` unless this machine can train in it."""
+    if precision not in PRECISIONS:
+        raise UserError(f"--precision: found '{precision}', expected one of: {', '.join(PRECISIONS)}")
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("--precision fp16 needs a GPU, found none; choose bf16 or no")
+    if precision == "bf16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
+        raise UserError("--precision bf16: this GPU cannot compute in it; choose fp16 or no")
+
+
+def gradients(optimiser: Optimizer) -> list[Tensor]:
+    """The gradients that an optimiser's next step uses, in the order of its parameters."""
+    parameters = (parameter for group in optimiser.param_groups for parameter in group["params"])
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]

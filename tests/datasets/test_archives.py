@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from equisynth.datasets import archives
 from equisynth.datasets.archives import extract_all, extract_member, open_archive, read_member
 from equisynth.errors import UserError
 
@@ -136,3 +138,71 @@ def test_truncated_archive(tmp_path: Path) -> None:
 def test_absent(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not found"), open_archive(tmp_path / "nothing.tar"):
         pass
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip"])
+def test_too_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    path = tmp_path / f"many.{kind}"
+    make_zip(path) if kind == "zip" else make_tar(path, "w:gz" if kind == "tar.gz" else "w")
+    monkeypatch.setattr(archives, "COUNT_LIMIT", 1)
+    with pytest.raises(UserError, match=r"many\.\S+: holds more than 1 files"), open_archive(path):
+        pass
+
+
+def test_a_total_that_is_too_large_leaves_nothing(archive_path: Path, tmp_path: Path) -> None:
+    with open_archive(archive_path) as archive:
+        with pytest.raises(UserError, match=r"one\.txt is larger than 2999 bytes"):
+            extract_all(archive, archive.names(), tmp_path / "out", total_limit=3002)
+        assert not (tmp_path / "out").exists()
+        assert len(extract_all(archive, archive.names(), tmp_path / "out", total_limit=3003)) == 2
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "zip"])
+def test_a_bomb_is_refused_without_being_unpacked(tmp_path: Path, kind: str) -> None:
+    """A member a thousand times larger than the archive, whatever its header says."""
+    bomb, content = tmp_path / f"bomb.{kind}", bytes(20_000_000)
+    if kind == "zip":
+        path = make_zip(bomb, bomb=content)
+        lied = path.read_bytes().replace((20_000_000).to_bytes(4, "little"), (10).to_bytes(4, "little"))
+        path.write_bytes(lied)
+    else:
+        with tarfile.open(bomb, "w:gz") as tar:
+            member = tarfile.TarInfo("bomb")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    assert bomb.stat().st_size < len(content) / 500
+    with pytest.raises(UserError, match="bomb"), open_archive(bomb) as archive:
+        extract_member(archive, "bomb", tmp_path / "out", limit=1000)
+    assert os.listdir(tmp_path) == [bomb.name]
+
+
+def test_an_encrypted_member(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "locked.zip")
+    content = bytearray(path.read_bytes())
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # in each header of every member
+        place = content.find(signature)
+        while place >= 0:
+            content[place + flags] |= 1
+            place = content.find(signature, place + 4)
+    path.write_bytes(content)
+    with (
+        pytest.raises(UserError, match=r"locked\.zip: member one\.txt cannot be unpacked"),
+        open_archive(path) as archive,
+    ):
+        read_member(archive, "one.txt")
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+def test_damage_in_the_middle(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"hurt.tar.{kind}"
+    with tarfile.open(path, f"w:{kind}") as tar:
+        for name in ("one.txt", "two.txt"):
+            member = tarfile.TarInfo(name)
+            member.size = 1_000_000
+            tar.addfile(member, io.BytesIO(random.Random(name).randbytes(member.size)))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 50] = bytes(50)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"hurt\.tar\.{kind}: damaged"), open_archive(path) as archive:
+        for name in archive.names():
+            read_member(archive, name)

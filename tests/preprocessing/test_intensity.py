@@ -58,6 +58,14 @@ def test_scale_without_t1_follows_the_gain(gain: float) -> None:
     assert abs(scale / gain - 1) < 0.03
 
 
+@pytest.mark.parametrize("gain", [1.0, 350.0])
+def test_scale_without_t1_of_a_scan_filled_up_with_zeros(gain: float) -> None:
+    reference = intensity.body_quantiles(image(T2), body_mask(image(T2), closing=2))
+    padded = np.pad(image(T2, gain, seed=3), 20)
+    assert (padded == 0).mean() > 0.9
+    assert abs(intensity.white_matter_mean_without_t1(padded, reference, closing=2) / gain - 1) < 0.03
+
+
 def test_no_body() -> None:
     with pytest.raises(UserError, match="no body"):
         intensity.white_matter_mean_without_t1(np.zeros(SHAPE, np.float32), [0.1, 0.2, 0.3, 0.4, 0.5])

@@ -70,3 +70,35 @@ def test_to_another_grid_follows_both_affines() -> None:
     far = axial.copy()
     far[:3, 3] += 1000
     assert not resampling.to_grid(height.astype(np.float32), sagittal, (8, 8, 6), far).any()
+
+
+@pytest.mark.parametrize("target", ["RAS", "LPI", "SLA", "PIR"])
+def test_reorientation_moves_no_voxel_in_space(target: str) -> None:
+    shape = (4, 5, 6)
+    tilt = np.deg2rad(12)
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[0, 0, 1.2], [-1, 0, 0], [0, 1.1, 0]])
+    affine[:3, :3] = [[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]] @ affine[:3, :3]
+    affine[:3, 3] = (7, -8, 9)
+    own = resampling.orientation(affine)
+    assert own == "PSR"
+    index = np.indices(shape).reshape(3, -1)
+    for axis in range(3):  # each voxel holds where it is
+        place = (affine[:3, :3] @ index + affine[:3, 3:])[axis].reshape(shape).astype(np.float32)
+        turned = resampling.reoriented(place, own, target)
+        there = resampling.reoriented_affine(affine, shape, target)
+        assert resampling.orientation(there) == target
+        assert turned.shape == resampling.reoriented_shape(shape, own, target)
+        found = np.indices(turned.shape).reshape(3, -1)
+        assert np.allclose((there[:3, :3] @ found + there[:3, 3:])[axis].reshape(turned.shape), turned, atol=1e-4)
+        assert np.array_equal(resampling.reoriented(turned, target, own), place)
+
+
+def test_resampling_affine_says_where_the_voxels_lie() -> None:
+    own, target, shape = (1.2, 0.9, 2.5), (0.7, 1.9, 3.3), (11, 14, 9)
+    matrix = resampling.resampling_affine(shape, own, target)
+    for axis in range(3):
+        index = np.indices(shape)[axis].astype(np.float32)
+        after = resampling.to_voxel_size(index, own, target)
+        where = np.indices(after.shape)[axis] * matrix[axis, axis] + matrix[axis, 3]
+        assert np.allclose(after, where, atol=1e-4)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +14,20 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from equisynth.config import Settings
 from equisynth.datasets.prepared import DatasetInfo, PreparedDataset, write_case, write_info
 from equisynth.errors import UserError
+from equisynth.evaluation import fid
+from equisynth.files import MARK
 from equisynth.inference import translate_volume
 from equisynth.methods.base import build_method
 from equisynth.model import FORMAT, WEIGHTS, Description, load_model, network_states, save_weights, write_description
 from equisynth.params import read, resolve
 from equisynth.predictions import write_prediction
 from equisynth.stages import evaluate, predict
+from killing import kill_in_child
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 AFFINE = np.array([[0.0, -3.0, 0, 5], [3.0, 0, 0, -7], [0, 0, 3.6, 11], [0, 0, 0, 1]])
@@ -98,6 +104,105 @@ def test_predictions_and_evaluation_repeat_bit_for_bit(places: Path) -> None:
         contents.append([path.read_bytes() for path in files])
     assert len(contents[0]) == 5
     assert contents[0] == contents[1]
+
+
+def state(folder: Path) -> dict[str, tuple[int, int]]:
+    """Finished parts and when they were made."""
+    return {
+        path.relative_to(folder).as_posix(): (path.stat().st_ino, path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in (".nii", ".npz") and not path.name.startswith(".")
+    }
+
+
+def contents(*folders: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def leftovers(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if MARK in path.name]
+
+
+def check_kills(stage: Callable[[], None], outputs: tuple[Path, ...], work: Path, capsys: Any, every: int = 1) -> None:
+    """Kills a stage before its renames in turn; each time the repeat gives the same and makes no part twice."""
+    stage()
+    expected = contents(*outputs)
+    all_parts = len(state(work))
+    kills = continued = 0
+    for step in range(1, 1000, every):
+        for folder in (*outputs, work):  # as DVC deletes outputs
+            shutil.rmtree(folder)
+        if not kill_in_child(stage, step):
+            break
+        before = state(work)
+        present = contents(*(folder for folder in outputs if folder.exists()))
+        assert all(expected[name] == content for name, content in present.items() if MARK not in name)
+        for folder in outputs:
+            shutil.rmtree(folder, ignore_errors=True)
+        capsys.readouterr()
+        stage()
+        said = capsys.readouterr().err
+        after = state(work)
+        assert contents(*outputs) == expected, step
+        assert {name: after[name] for name in before} == before, step  # not made again
+        assert len(after) == all_parts
+        assert ("continuing" in said) == bool(before), said
+        assert leftovers(work) == []
+        kills += 1
+        continued += bool(before)
+    assert kills * every > all_parts
+    assert continued > kills // 2
+
+
+def test_a_kill_at_any_rename_costs_prediction_at_most_a_case(places: Path, capsys: Any) -> None:
+    def stage() -> None:
+        predict.run(Path("model"), Path("prepared"), Path("predictions"), device="cpu")
+
+    check_kills(stage, (Path("predictions"),), Path(".equisynth/predict/predictions"), capsys)
+    assert leftovers(Path()) == []
+
+
+class SmallNetwork(torch.nn.Module):
+    """Stands in for Inception."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution = torch.nn.Conv2d(3, 4, 3)
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return [self.convolution(images).mean((2, 3), keepdim=True)]
+
+
+def test_a_kill_at_any_rename_costs_evaluation_at_most_a_case(places: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setattr(fid, "find_weights", lambda *_: places / "params.yaml")
+    monkeypatch.setattr(fid, "load_inception", lambda _: SmallNetwork().eval())
+    predict.run(Path("model"), Path("prepared"), Path("predictions"), device="cpu")
+
+    def stage() -> None:
+        evaluate.run("experiment", Path("prepared"), Path("predictions"))
+
+    check_kills(stage, (Path("reports"),), Path(".equisynth/evaluate/experiment"), capsys, every=2)
+    assert json.loads(Path("reports/metrics/experiment.json").read_text())["fid"]["computed"] is True
+
+
+def test_only_the_same_work_is_continued(places: Path, capsys: Any) -> None:
+    def stages() -> str:
+        capsys.readouterr()
+        predict.run(Path("model"), Path("prepared"), Path("predictions"), device="cpu")
+        evaluate.run("experiment", Path("prepared"), Path("predictions"))
+        return str(capsys.readouterr().err)
+
+    assert "continuing" not in stages()
+    assert "predict@predictions: continuing, 3 of 3 cases are there" in stages()
+    assert "evaluate@experiment: continuing" in stages()  # predictions are the same files: linked, not made
+    state = load_file("model/model.safetensors")
+    name = next(iter(state))
+    save_weights(Path("model") / WEIGHTS, {**state, name: state[name] + 1})
+    assert "continuing" not in stages()
+    assert len(list(Path(".equisynth/predict/predictions").iterdir())) == 2  # the lock, and the latest folder
+    Path("dvc.lock").write_text("outputs are DVC's now")
+    assert "continuing" not in stages()
 
 
 def test_reports_hold_one_number_per_measure_and_every_case(places: Path) -> None:

@@ -16,6 +16,7 @@ from equisynth.datasets.prepared import PreparedDataset
 from equisynth.errors import UserError
 from equisynth.files import read_json
 from equisynth.stages import prepare, raw
+from killing import kill_in_child
 
 SOURCE: dict[str, Any] = {
     "kind": "phantom",
@@ -64,7 +65,6 @@ def test_prepared_dataset_is_complete(prepared: Path, raw_folder: Path) -> None:
         assert dataset.mask(case, "label") is not None
         assert dataset.mask(case, "evaluation") is not None
         assert dataset.deformation(case, inverse=True).shape == (3, *SOURCE["shape"])
-    assert not (prepared.parent / "work").exists() or not any((prepared.parent / "work").iterdir())
 
 
 def test_preparation_of_a_raw_scan_is_described(prepared: Path) -> None:
@@ -103,6 +103,39 @@ def test_a_repeat_continues_where_it_stopped(
     assert len(first) == len(done) == 2
     assert not set(first) & set(done)
     assert contents(tmp_path / "ixi") == contents(prepared)
+
+
+def test_a_kill_while_the_output_is_made_loses_nothing(prepared: Path, raw_folder: Path, tmp_path: Path) -> None:
+    """Cases go into the output under second names: what a kill leaves of it is no output, and no case is lost."""
+
+    def stage() -> None:
+        prepare.run(PREPARATION, DATA, "ixi", raw_folder, tmp_path / "ixi", work=tmp_path / "work")
+
+    def finished() -> dict[str, int]:
+        return {str(path): path.stat().st_mtime_ns for path in tmp_path.glob("work/ixi/*/cases/*/*.nii")}
+
+    stage()
+    before, kills = finished(), 0
+    for step in range(1, 100, 8):
+        shutil.rmtree(tmp_path / "ixi", ignore_errors=True)
+        kills += kill_in_child(stage, step)
+        assert not (tmp_path / "ixi").exists() or contents(tmp_path / "ixi") == contents(prepared)
+        assert finished() == before
+    assert kills > 3
+    stage()
+    assert contents(tmp_path / "ixi") == contents(prepared)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ixi", "work"]
+
+
+def test_a_kill_leaves_no_raw_data_or_all(raw_folder: Path, tmp_path: Path) -> None:
+    def stage() -> None:
+        raw.run(SOURCE, "ixi", tmp_path / "ixi")
+
+    assert kill_in_child(stage, 2)
+    assert not (tmp_path / "ixi").exists()
+    stage()
+    assert contents(tmp_path / "ixi") == contents(raw_folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["ixi"]
 
 
 def test_own_splits(prepared: Path, raw_folder: Path, tmp_path: Path) -> None:

@@ -1,12 +1,12 @@
 """Reads tar and zip archives, and folders, without trusting them.
 
 Members are read one by one; nothing is unpacked that is not asked for. An archive that tries to reach outside of itself
-(absolute names, ``..``, links, devices) is refused as a whole.
+(absolute names, ``..``, links, devices) is refused as a whole, and so are bombs: too many members, or too large ones.
 """
 
 from __future__ import annotations
 
-import gzip
+import lzma
 import shutil
 import stat
 import tarfile
@@ -22,6 +22,14 @@ from equisynth.files import atomic_path
 
 MEMBER_LIMIT = 1 << 36
 """Largest member in bytes (64 GiB): beyond any slide or volume."""
+TOTAL_LIMIT = 1 << 40
+"""Most bytes (1 TiB) that are unpacked from one archive at once."""
+COUNT_LIMIT = 1_000_000
+"""Most members: eight times the largest public archive's."""
+
+
+class CaseSkipped(Exception):
+    """This case cannot be prepared; the message says why. Others can."""
 
 
 class Archive(Protocol):
@@ -56,9 +64,11 @@ def open_archive(path: Path | str) -> Iterator[Archive]:
             with zipfile.ZipFile(path) as opened:
                 yield _Zip(path, opened)
         else:
-            with tarfile.open(path, "r:*") as tar:
+            with _opened_tar(path) as tar:
                 yield _Tar(path, tar)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk; what unpackers say of content has no number
         raise UserError(f"{path}: damaged, or neither tar nor zip ({error}); download it again") from None
 
 
@@ -82,14 +92,21 @@ def extract_member(archive: Archive, name: str, target: Path | str, limit: int =
             file.write(block)
 
 
-def extract_all(archive: Archive, names: list[str], folder: Path | str, limit: int = MEMBER_LIMIT) -> list[Path]:
+def extract_all(
+    archive: Archive,
+    names: list[str],
+    folder: Path | str,
+    limit: int = MEMBER_LIMIT,
+    total_limit: int = TOTAL_LIMIT,
+) -> list[Path]:
     """Copies members below ``folder`` under their own (checked) names; removes what it wrote if one fails."""
-    folder, targets = Path(folder), []
+    folder, targets, left = Path(folder), [], total_limit
     existed = folder.exists()
     try:
         for name in names:
             targets.append(folder / checked_name(archive.path, name))
-            extract_member(archive, name, targets[-1], limit)
+            extract_member(archive, name, targets[-1], min(limit, left))
+            left -= targets[-1].stat().st_size
     except BaseException:
         for target in targets:
             target.unlink(missing_ok=True)
@@ -111,6 +128,18 @@ def checked_name(path: Path, name: str) -> PurePosixPath:
     return member
 
 
+def _opened_tar(path: Path) -> tarfile.TarFile:
+    try:
+        return tarfile.open(path, "r:*")
+    except tarfile.ReadError:  # its text lists all compressions that were tried
+        raise UserError(f"{path}: damaged, or neither tar nor zip; download it again") from None
+
+
+def _check_count(path: Path, count: int) -> None:
+    if count > COUNT_LIMIT:
+        raise UserError(f"{path}: holds more than {COUNT_LIMIT} files; is this the right archive?")
+
+
 def _blocks(archive: Archive, name: str, stream: IO[bytes], limit: int) -> Iterator[bytes]:
     total = 0
     while block := stream.read(1 << 20):  # what a header says of the size is not trusted
@@ -123,7 +152,8 @@ def _blocks(archive: Archive, name: str, stream: IO[bytes], limit: int) -> Itera
 class _Tar:
     def __init__(self, path: Path, tar: tarfile.TarFile) -> None:
         self.path, self._tar, self._members = path, tar, {}
-        for member in tar:
+        for count, member in enumerate(tar):
+            _check_count(path, count + 1)
             if member.isdir():
                 continue
             name = str(checked_name(path, member.name))
@@ -131,6 +161,12 @@ class _Tar:
                 kind = "a link" if member.islnk() or member.issym() else "a device"
                 raise UserError(f"{path}: member {name} is {kind}; the file is unsafe, do not use it")
             self._members[name] = member
+        assert tar.fileobj is not None
+        tar.fileobj.seek(tar.offset)
+        if not tar.fileobj.read(1):  # cut off between two members, which tarfile takes for the end
+            raise tarfile.ReadError("it ends without its end mark")
+        while tar.fileobj.read(1 << 20):
+            pass  # a checksum stands behind the last member
 
     def names(self) -> list[str]:
         return sorted(self._members)
@@ -146,6 +182,7 @@ class _Tar:
 class _Zip:
     def __init__(self, path: Path, opened: zipfile.ZipFile) -> None:
         self.path, self._zip, self._members = path, opened, {}
+        _check_count(path, len(opened.infolist()))
         for member in opened.infolist():
             if member.is_dir():
                 continue
@@ -161,7 +198,10 @@ class _Zip:
     def stream(self, name: str) -> IO[bytes]:
         if name not in self._members:
             raise UserError(f"{self.path}: has no member {name}; is this the right archive?")
-        return self._zip.open(self._members[name])
+        try:
+            return self._zip.open(self._members[name])
+        except (RuntimeError, NotImplementedError) as error:  # encrypted, or packed in a rare way
+            raise UserError(f"{self.path}: member {name} cannot be unpacked ({error}); pack the archive anew") from None
 
 
 class _Folder:

@@ -7,10 +7,9 @@
 from __future__ import annotations
 
 import re
-import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,18 +19,18 @@ import torch
 from pydantic import Field
 
 from equisynth.config import NonNegative, Positive, Strict
-from equisynth.datasets.archives import Archive, open_archive, read_member
+from equisynth.datasets.archives import Archive, CaseSkipped, open_archive
 from equisynth.datasets.randomness import named_random_state
+from equisynth.datasets.raw_scan import PreparedInput, Scan, edge_shares
+from equisynth.datasets.scans import read_scan
 from equisynth.datasets.splits import Splits
 from equisynth.errors import UserError
-from equisynth.geometry.random_deformations import noise_deformation
 from equisynth.geometry.warping import warp
 from equisynth.preprocessing import intensity, morphology, resampling
 from equisynth.preprocessing.body_mask import body_mask
 from equisynth.preprocessing.brain_mask import brain_mask, robex_brain_mask
 
 MODALITIES = ("T1", "T2", "PD")
-MEMBER_LIMIT = 1 << 31  # bytes; an IXI scan is about 20 MB
 
 FloatArray = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.uint8]
@@ -60,22 +59,6 @@ class IxiPreparation(Strict):
     bias_correction: bool = False
     robex_path: str | None = None
     splits: Splits | None = None
-
-
-class CaseSkipped(Exception):
-    """This case cannot be prepared; the message says why. Others can."""
-
-
-@dataclass(frozen=True)
-class Scan:
-    """Values (*S) and the affine (4, 4) from voxel index to mm."""
-
-    values: FloatArray
-    affine: npt.NDArray[np.float64]
-
-    @property
-    def voxel_size(self) -> tuple[float, ...]:
-        return resampling.voxel_size(self.affine)
 
 
 # --- raw archives
@@ -135,33 +118,7 @@ class IxiArchives:
         missing = [modality for modality in MODALITIES if case not in self._members[modality]]
         if missing:
             raise CaseSkipped(f"no {' and no '.join(missing)} scan in the archives")
-        return {m: _read_scan(self._archives[m], self._members[m][case]) for m in MODALITIES}
-
-
-def _read_scan(archive: Archive, name: str) -> Scan:
-    import nibabel
-
-    content = read_member(archive, name, MEMBER_LIMIT)
-    try:
-        if name.endswith(".gz"):
-            unpacker = zlib.decompressobj(wbits=31)
-            content = unpacker.decompress(content, MEMBER_LIMIT)
-            if not unpacker.eof:
-                raise CaseSkipped(f"{name}: is truncated or larger than {MEMBER_LIMIT} bytes")
-        image = nibabel.Nifti1Image.from_bytes(content)
-        values = image.get_fdata(dtype=np.float32)
-    except CaseSkipped:
-        raise
-    except Exception as error:  # damaged headers raise many kinds
-        raise CaseSkipped(f"{name}: cannot be read ({error})") from None
-    values = values.reshape(values.shape[:3], order="A") if np.prod(values.shape[3:], dtype=int) == 1 else values
-    if values.ndim != 3 or min(values.shape) < 2:
-        raise CaseSkipped(f"{name}: shape {values.shape}, expected three axes")
-    if not np.isfinite(values).all():
-        raise CaseSkipped(f"{name}: holds values that are not finite")
-    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-6:
-        raise CaseSkipped(f"{name}: its affine is singular")
-    return Scan(np.ascontiguousarray(values), np.asarray(image.affine, dtype=np.float64))
+        return {m: read_scan(self._archives[m], self._members[m][case]) for m in MODALITIES}
 
 
 # --- one case
@@ -182,8 +139,8 @@ def prepare_case(
         Role -> array: ``input``, ``label``, ``label_aligned`` (*S) float32, ``label_mask``, ``evaluation_mask`` (*S)
         uint8, ``deformation``, ``inverse_deformation`` (3, *S) float32 in voxels, with
         ``label(p) = label_aligned(p + deformation(p))`` inside ``label_mask``;
-        and JSON-like facts: ``body_quantiles`` of the input, ``mean_displacement`` in voxels (evaluation mask),
-        ``valid_ratio`` of the label.
+        and JSON-like facts: ``body_quantiles`` and ``edge_shares`` of the input, ``orientation`` of the T2 scan,
+        ``mean_displacement`` in voxels (evaluation mask), ``valid_ratio`` of the label.
 
     Raises:
         CaseSkipped: the geometry of T2 and PD differs, or no brain or white matter is found.
@@ -192,7 +149,7 @@ def prepare_case(
     _check_shared_grid(t2, pd)
     own = resampling.agreed_voxel_size(t2.voxel_size, voxel_size)
     try:
-        brain, t1_values = _t1_on_grid(t1, t2, preparation)
+        brain, t1_values = _t1_on_grid(t1, _brain(t1, preparation.robex_path), t2)
         membership = intensity.white_matter_membership(t1_values, brain)
         images, bodies = {}, {}
         for modality, scan in (("T2", t2), ("PD", pd)):
@@ -222,8 +179,11 @@ def prepare_case(
         "deformation": deformation,
         "inverse_deformation": inverse,
     }
+    t2_body = (resampled(bodies["T2"]) > 0.5).astype(np.uint8)
     facts = {
-        "body_quantiles": intensity.body_quantiles(images["T2"], bodies["T2"]),
+        "orientation": resampling.orientation(t2.affine),
+        "body_quantiles": intensity.body_quantiles(image, t2_body),
+        "edge_shares": edge_shares(t2_body),
         "mean_displacement": float(np.linalg.norm(deformation[:, evaluation], axis=0).mean()),
         "valid_ratio": float(valid.mean()),
     }
@@ -234,6 +194,8 @@ def random_deformation(
     shape: Sequence[int], voxel_size: Vector, case: str, preparation: IxiPreparation
 ) -> tuple[FloatArray, FloatArray]:
     """The displacement field (3, *shape) in voxels of a case and its inverse, from (seed, case) alone."""
+    from equisynth.geometry.random_deformations import noise_deformation  # compiled: predictions do without
+
     settings = preparation.deformation
     low, high = np.deg2rad(settings.rotation_degrees)
     return noise_deformation(
@@ -280,12 +242,15 @@ def _warp(volume: FloatArray, deformation: FloatArray) -> FloatArray:
         return warp(torch.from_numpy(volume)[None], torch.from_numpy(deformation)[None])[0].numpy()
 
 
-def _t1_on_grid(t1: Scan, target: Scan, preparation: IxiPreparation) -> tuple[Mask, FloatArray]:
+def _brain(t1: Scan, robex_path: str | None = None) -> Mask:
+    """Brain mask of a T1 on its own grid (step 1)."""
+    if robex_path is None:
+        return brain_mask(t1.values, t1.voxel_size)
+    return robex_brain_mask(t1.values, t1.affine, robex_path)
+
+
+def _t1_on_grid(t1: Scan, brain: Mask, target: Scan) -> tuple[Mask, FloatArray]:
     """T1's brain mask and values on the grid of another scan (step 1)."""
-    if preparation.robex_path is None:
-        brain = brain_mask(t1.values, t1.voxel_size)
-    else:
-        brain = robex_brain_mask(t1.values, t1.affine, preparation.robex_path)
     shape, affine = target.values.shape, target.affine
     on_grid = resampling.to_grid(brain.astype(np.float32), t1.affine, shape, affine) > 0.5
     return on_grid.astype(np.uint8), resampling.to_grid(t1.values, t1.affine, shape, affine)
@@ -302,54 +267,82 @@ def _check_shared_grid(t2: Scan, pd: Scan) -> None:
 
 # --- one raw scan, for predictions
 
-
-@dataclass(frozen=True)
-class PreparedInput:
-    """A raw scan as training saw its inputs; ``restore`` takes a prediction back to the scan's own grid."""
-
-    values: FloatArray
-    affine: npt.NDArray[np.float64]
-    own_shape: tuple[int, ...]
-    own_voxel_size: tuple[float, ...]
-    voxel_size: tuple[float, ...]
-
-    def restore(self, prediction: FloatArray) -> FloatArray:
-        """A prediction on the prepared grid, on the raw scan's grid."""
-        return resampling.from_voxel_size(prediction, self.own_shape, self.own_voxel_size, self.voxel_size)
+COMPANIONS = ("t1",)
+BRAIN_IN_VIEW = 0.1
+"""Smallest share of the T1's brain that the scan must show."""
+T1_FACTOR = 2.5
+"""With the right T1 no upper quantile of the body is as many times as high, or as low, as in the training scans."""
 
 
 def constants(preparation: IxiPreparation, voxel_size: Vector, facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What `prepare_input` needs, JSON-like; ``facts`` of the training cases."""
     quantiles = np.mean([fact["body_quantiles"] for fact in facts], axis=0)
+    edges = np.max([fact["edge_shares"] for fact in facts], axis=0)
     return {
         "kind": "ixi",
         "voxel_size": list(voxel_size),
+        "orientation": Counter(fact["orientation"] for fact in facts).most_common(1)[0][0],
         "intensity": "white matter (fuzzy c-means on T1) = 1",
         "brain_mask": "morphology" if preparation.robex_path is None else "robex",
         "reference_body_quantiles": [round(float(q), 6) for q in quantiles],
+        "edge_shares": [[round(float(share), 6) for share in sides] for sides in edges],
         **preparation.model_dump(mode="json", exclude={"robex_path", "splits"}),
     }
 
 
 def prepare_input(scan: Scan, preparation: Mapping[str, Any], t1: Scan | None = None) -> PreparedInput:
-    """A raw T2 scan prepared like training's inputs, from the `constants` of the training set.
+    """Intensities of a raw T2 scan as training's inputs have them, from the `constants` of the training set.
 
-    With the subject's T1 the white matter is found as in training; without it, the scan is scaled so that its
-    intensities inside the body lie as the training set's do.
+    With the subject's T1 (on a grid of its own) the white matter is found as in training; without it, the scan is
+    scaled so that its intensities inside the body lie as the training set's do.
 
     Raises:
-        UserError: no body or no white matter is found.
+        UserError: no body or no white matter is found, or the T1 lies elsewhere.
     """
-    closing = int(preparation["body_mask_closing"])
-    if t1 is None:
-        scale = intensity.white_matter_mean_without_t1(scan.values, preparation["reference_body_quantiles"], closing)
-    else:
-        brain, t1_values = _t1_on_grid(t1, scan, IxiPreparation())
-        scale = intensity.white_matter_mean(scan.values, intensity.white_matter_membership(t1_values, brain))
+    closing, warnings = int(preparation["body_mask_closing"]), []
+    membership = None if t1 is None else _white_matter_on_grid(t1, scan)
+    if t1 is not None and preparation["brain_mask"] == "robex":
+        warnings.append("training found brains by ROBEX, here by thresholds: the scale may differ by some per cent")
+
+    def white_matter(values: FloatArray) -> float:
+        if membership is None:
+            reference = preparation["reference_body_quantiles"]
+            return intensity.white_matter_mean_without_t1(values, reference, closing)
+        return intensity.white_matter_mean(values, membership)
+
+    scale = white_matter(scan.values)
     values = scan.values / np.float32(scale)
+    body = body_mask(values, closing=closing)
+    if membership is not None:
+        _check_t1_fits(values, body, preparation["reference_body_quantiles"])
     if preparation["bias_correction"]:
-        values = intensity.without_bias_field(values, body_mask(values, closing=closing))
-    target = tuple(float(size) for size in preparation["voxel_size"])
-    own = resampling.agreed_voxel_size(scan.voxel_size, target)
-    prepared = resampling.to_voxel_size(values, own, target)
-    return PreparedInput(prepared, np.diag([*target, 1.0]), scan.values.shape, own, target)
+        values = intensity.without_bias_field(values, body)
+        again = white_matter(values)
+        scale, values = scale * again, values / np.float32(again)
+    parameters = {
+        "white_matter": scale,
+        "white_matter_from": "body quantiles of the training scans" if t1 is None else "T1",
+        "bias_correction": bool(preparation["bias_correction"]),
+    }
+    return PreparedInput(values, body, parameters, tuple(warnings))
+
+
+def _white_matter_on_grid(t1: Scan, scan: Scan) -> FloatArray:
+    """How much each voxel of the scan is white matter, from the T1 of the same subject."""
+    brain = _brain(t1)
+    seen, t1_values = _t1_on_grid(t1, brain, scan)
+    share = float(seen.sum() * abs(np.linalg.det(scan.affine)) / (brain.sum() * abs(np.linalg.det(t1.affine))))
+    if share < BRAIN_IN_VIEW:
+        raise UserError(f"shows {share:.0%} of the T1's brain; expected a T1 of the same subject in the same position")
+    return intensity.white_matter_membership(t1_values, seen)
+
+
+def _check_t1_fits(values: FloatArray, body: Mask, reference: Sequence[float]) -> None:
+    """A T1 that lies elsewhere takes air or bone for white matter: then the scaled scan is much too bright, or dark."""
+    ratios = np.array(intensity.body_quantiles(values, body)) / reference
+    upper = ratios[len(ratios) // 2 :]  # the lower ones are air, bone and noise
+    if upper.max() > T1_FACTOR or upper.min() < 1 / T1_FACTOR:
+        raise UserError(
+            f"scaled by the T1's white matter, has {upper.min():.1f} to {upper.max():.1f} times the intensities of the "
+            "training scans; expected a T1 of the same subject in the same position"
+        )

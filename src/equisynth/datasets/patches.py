@@ -38,13 +38,17 @@ class Normalisation(Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """One image as it lies on disk: values (*S) or (*S, C), and its valid mask (*S), None where valid everywhere."""
+    """One image as it lies on disk: values (*S) or (*S, C), and its valid mask (*S), None where valid everywhere.
+
+    ``name`` is for messages.
+    """
 
     values: np.ndarray
     mask: np.ndarray | None
     n_dims: int
     normalisation: Normalisation
     invalid_at_or_below: float | None = None
+    name: str = "image"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -64,10 +68,18 @@ class Source:
         return 1.0 if mask is None else float(np.count_nonzero(mask)) / mask.size
 
     def patch(self, start: Sequence[int], patch_size: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """A normalised patch, zero where invalid, (C, *P) float32, and its mask (1, *P) float32."""
+        """A normalised patch, zero where invalid, (C, *P) float32, and its mask (1, *P) float32.
+
+        Raises:
+            UserError: NaN or infinity, or a mask above 1 (preparation writes none: the file changed since).
+        """
         mask = self.mask_patch(start, patch_size)
+        if self.mask is not None and self.mask[window(start, patch_size)].max() > 1:
+            raise UserError(f"{self.name}_mask: holds values above 1, expected a mask of 0 and 1; prepare it again")
         weights = np.ones((1, *patch_size), np.float32) if mask is None else mask[None].astype(np.float32)
         raw = self.values[window(start, patch_size)]
+        if raw.dtype.kind == "f" and not np.isfinite(raw).all():
+            raise UserError(f"{self.name}: holds values that are not finite (NaN or infinity); prepare it again")
         values = normalise(raw, self.normalisation.mean, self.normalisation.std, self.normalisation.clip)
         return np.ascontiguousarray(channels_first(values, self.n_dims) * weights), weights
 
@@ -229,6 +241,7 @@ class TrainingPatches:
                 info.n_dims,
                 info.input if role == "input" else info.label,
                 info.invalid_at_or_below,
+                f"{info.name}, case {case}: {role}",
             )
         return self._sources[case, role]
 

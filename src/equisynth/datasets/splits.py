@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from equisynth.config import Strict
 from equisynth.errors import UserError
@@ -30,17 +30,27 @@ class SplitFractions(Strict):
     seed: Annotated[int, Field(ge=0)] = 0
 
 
-Splits = SplitLists | SplitFractions
+def _kind(content: Any) -> str:
+    """What is meant: ``train`` is given in lists alone. A mistake is then told of that kind, not of both."""
+    lists = isinstance(content, SplitLists) or (isinstance(content, dict) and "train" in content)
+    return "lists" if lists else "fractions"
+
+
+Splits = Annotated[
+    Annotated[SplitLists, Tag("lists")] | Annotated[SplitFractions, Tag("fractions")], Discriminator(_kind)
+]
 
 
 def split_cases(splits: Splits, cases: Sequence[str]) -> dict[str, list[str]]:
     """The case names of ``train``, ``validate`` and ``test``; fractions are drawn from ``cases``.
 
     Raises:
-        UserError: too few cases for fractions.
+        UserError: too few cases for fractions, a case in two splits.
     """
     if isinstance(splits, SplitLists):
-        return {"train": list(splits.train), "validate": list(splits.validate_), "test": list(splits.test)}
+        lists = {"train": list(splits.train), "validate": list(splits.validate_), "test": list(splits.test)}
+        _check_apart(lists)
+        return lists
     count = len(cases)
     validate, test = (max(1, round(count * share)) for share in (splits.validate_, splits.test))
     if validate + test >= count:
@@ -54,3 +64,14 @@ def split_cases(splits: Splits, cases: Sequence[str]) -> dict[str, list[str]]:
         "validate": sorted(drawn[:validate]),
         "test": sorted(drawn[validate : validate + test]),
     }
+
+
+def _check_apart(splits: dict[str, list[str]]) -> None:
+    seen: dict[str, str] = {}
+    for split, cases in splits.items():
+        for case in cases:
+            if case in seen:
+                raise UserError(
+                    f"splits: case '{case}' is in '{seen[case]}' and in '{split}', expected once; take one out"
+                )
+            seen[case] = split

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from equisynth.datasets.intensity import channels_first
 from equisynth.datasets.prepared import PreparedDataset
 from equisynth.evaluation.metrics import Pooled, errors, normalised_mutual_information, psnr, ssim
+from equisynth.work import Arrays, Remember, anew
 
 LOOKUP_BINS = 128
 Translate = Callable[[np.ndarray], np.ndarray]
@@ -39,6 +41,14 @@ class Measures:
             self.similarity + other.similarity,
             self.information + other.information,
         )
+
+    def to_arrays(self) -> Arrays:
+        """The sums as they are kept between runs."""
+        return {field.name: np.array(astuple(getattr(self, field.name)), np.float64) for field in fields(self)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> Measures:
+        return cls(**{name: Pooled(*sums.tolist()) for name, sums in arrays.items()})
 
     def summary(self, signal_range: float) -> dict[str, float | None]:
         """Numbers for JSON; None where nothing could be measured, and for the PSNR of a perfect prediction."""
@@ -92,11 +102,14 @@ def aligned_role(dataset: PreparedDataset, split: str) -> str | None:
     return None
 
 
-def evaluate_split(dataset: PreparedDataset, split: str, prediction: Callable[[str], np.ndarray]) -> dict[str, Any]:
+def evaluate_split(
+    dataset: PreparedDataset, split: str, prediction: Callable[[str], np.ndarray], remember: Remember = anew
+) -> dict[str, Any]:
     """Measures a model's predictions per case and pooled over the cases of a split.
 
     Args:
         prediction: case -> (*S) or (*S, C'), raw units.
+        remember: may know a case, ``<split>/<case>``, from an interrupted run.
 
     Returns:
         ``{"split", "label", "cases": {case: {mae, mse, psnr, ssim, nmi}}, "pooled": {...}}``; without an aligned label
@@ -109,16 +122,20 @@ def evaluate_split(dataset: PreparedDataset, split: str, prediction: Callable[[s
     signal_range = dataset.info.label.signal_range
     pooled, cases = Measures(), {}
     for case in sorted(dataset.cases(split)):
-        found = measure(
-            dataset.image(case, "input"),
-            prediction(case),
-            dataset.image(case, role),
-            dataset.mask(case, "input"),
-            dataset.mask(case, role),
-            dataset.mask(case, "evaluation"),
-            dataset.info.n_dims,
-            signal_range,
-        )
+
+        def measure_case(case: str = case) -> Arrays:
+            return measure(
+                dataset.image(case, "input"),
+                prediction(case),
+                dataset.image(case, role),
+                dataset.mask(case, "input"),
+                dataset.mask(case, role),
+                dataset.mask(case, "evaluation"),
+                dataset.info.n_dims,
+                signal_range,
+            ).to_arrays()
+
+        found = Measures.from_arrays(remember(f"{split}/{case}", measure_case))
         cases[case] = found.summary(signal_range)
         pooled += found
     return {"split": split, "label": role, "cases": cases, "pooled": pooled.summary(signal_range)}
@@ -138,34 +155,27 @@ class References:
     residual: float
 
 
-def fit_references(dataset: PreparedDataset, label_role: str = "label", split: str = "train") -> References:
+def fit_references(
+    dataset: PreparedDataset, label_role: str = "label", split: str = "train", remember: Remember = anew
+) -> References:
     """Fits the references inside the valid masks of the training pairs, case by case.
 
     The lookup table gives the mean label of each of 128 bins over the range of the input; a label channel sees the
     input channel of its number (the first one, if there are not as many).
     """
-    lower, upper = math.inf, -math.inf
-    for x, _ in _training_values(dataset, label_role, split):
-        if x.size:
-            lower, upper = min(lower, float(x.min())), max(upper, float(x.max()))
+    cases = sorted(dataset.cases(split))
+    extents = [remember(f"extent/{case}", partial(_extent, dataset, case, label_role))["extent"] for case in cases]
+    lower, upper = (float(reduce(np.minimum, extents)[0]), float(reduce(np.maximum, extents)[1]))
     if not math.isfinite(lower):
         lower, upper = 0.0, 1.0
     edges = np.linspace(lower, upper if upper > lower else lower + 1, LOOKUP_BINS + 1)
 
     inputs, labels = dataset.info.input.channels, dataset.info.label.channels
     source = [channel if labels <= inputs else 0 for channel in range(labels)]
-    gram, moment = np.zeros((inputs + 1, inputs + 1)), np.zeros((inputs + 1, labels))
-    bin_counts, bin_sums = np.zeros((labels, LOOKUP_BINS)), np.zeros((labels, LOOKUP_BINS))
-    square_sum = 0.0
-    for x, y in _training_values(dataset, label_role, split):
-        design = np.concatenate([x, np.ones((1, x.shape[1]))])
-        gram += design @ design.T
-        moment += design @ y.T
-        square_sum += float((y**2).sum())
-        for channel in range(labels):
-            place = _bins(x[source[channel]], edges)
-            bin_counts[channel] += np.bincount(place, minlength=LOOKUP_BINS)
-            bin_sums[channel] += np.bincount(place, weights=y[channel], minlength=LOOKUP_BINS)
+    parts = (remember(f"sums/{case}", partial(_sums, dataset, case, label_role, edges, source)) for case in cases)
+    sums = reduce(_add, parts)
+    gram, moment, bin_counts, bin_sums = (sums[name] for name in ("gram", "moment", "bin_counts", "bin_sums"))
+    square_sum = float(sums["squares"])
     count = max(float(gram[-1, -1]), 1.0)
     coefficients = np.linalg.lstsq(gram, moment, rcond=None)[0]  # (inputs + 1, labels)
     tables = bin_sums / np.maximum(bin_counts, 1)
@@ -200,16 +210,21 @@ def fit_references(dataset: PreparedDataset, label_role: str = "label", split: s
     return References({name: predictor(function) for name, function in predictors.items()}, residual)
 
 
-def evaluate_references(dataset: PreparedDataset, split: str, label_role: str = "label") -> dict[str, Any]:
+def evaluate_references(
+    dataset: PreparedDataset, split: str, label_role: str = "label", remember: Remember = anew
+) -> dict[str, Any]:
     """Fits the references on the training split and measures them on another one: name -> pooled measures."""
-    references = fit_references(dataset, label_role)
+    references = fit_references(dataset, label_role, remember=remember)
     result: dict[str, Any] = {}
     for name, translate in references.predictors.items():
 
         def predicted(case: str, translate: Translate = translate) -> np.ndarray:
             return translate(dataset.image(case, "input"))
 
-        evaluated = evaluate_split(dataset, split, predicted)
+        def remember_own(key: str, compute: Callable[[], Arrays], name: str = name) -> Arrays:
+            return remember(f"{name}/{key}", compute)
+
+        evaluated = evaluate_split(dataset, split, predicted, remember_own)
         if "pooled" not in evaluated:
             return {}
         result[name] = evaluated["pooled"]
@@ -217,22 +232,54 @@ def evaluate_references(dataset: PreparedDataset, split: str, label_role: str = 
     return result
 
 
-def _training_values(dataset: PreparedDataset, label_role: str, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Raw values of the training pairs where both are valid: input (C, N), clipped, and label (C', N), float64."""
+def _extent(dataset: PreparedDataset, case: str, label_role: str) -> Arrays:
+    """Lowest and highest input of a training pair where both images are valid; infinite if nowhere."""
+    lower, upper = math.inf, -math.inf
+    for x, _ in _valid_values(dataset, case, label_role):
+        if x.size:
+            lower, upper = min(lower, float(x.min())), max(upper, float(x.max()))
+    return {"extent": np.array([lower, upper])}
+
+
+def _sums(dataset: PreparedDataset, case: str, label_role: str, edges: np.ndarray, source: list[int]) -> Arrays:
+    """What a training pair adds to the fits: moments of its valid values, and their sums in the bins of the table."""
+    inputs, labels = dataset.info.input.channels, len(source)
+    gram, moment = np.zeros((inputs + 1, inputs + 1)), np.zeros((inputs + 1, labels))
+    bin_counts, bin_sums = np.zeros((labels, LOOKUP_BINS)), np.zeros((labels, LOOKUP_BINS))
+    squares = 0.0
+    for x, y in _valid_values(dataset, case, label_role):
+        design = np.concatenate([x, np.ones((1, x.shape[1]))])
+        gram += design @ design.T
+        moment += design @ y.T
+        squares += float((y**2).sum())
+        for channel in range(labels):
+            place = _bins(x[source[channel]], edges)
+            bin_counts[channel] += np.bincount(place, minlength=LOOKUP_BINS)
+            bin_sums[channel] += np.bincount(place, weights=y[channel], minlength=LOOKUP_BINS)
+    return {
+        "gram": gram, "moment": moment, "bin_counts": bin_counts, "bin_sums": bin_sums, "squares": np.array(squares)
+    }  # fmt: skip
+
+
+def _add(a: Arrays, b: Arrays) -> Arrays:
+    return {name: np.asarray(a[name] + b[name]) for name in a}
+
+
+def _valid_values(dataset: PreparedDataset, case: str, label_role: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Raw values of a pair where both are valid: input (C, N), clipped, and label (C', N), float64."""
     n_dims, clip = dataset.info.n_dims, dataset.info.input.clip
-    for case in sorted(dataset.cases(split)):
-        image, label = dataset.image(case, "input"), dataset.image(case, label_role)
-        valid = np.ones(image.shape[:n_dims], bool)
-        for mask in (dataset.mask(case, "input"), dataset.mask(case, label_role)):
-            if mask is not None:
-                valid &= mask > 0
-        for plane in range(0, image.shape[0], 16):  # slabs, so that float64 copies stay small
-            part = slice(plane, plane + 16)
-            x = channels_first(image[part], n_dims)[:, valid[part]].astype(np.float64)
-            yield (
-                x if clip is None else np.clip(x, *clip),
-                channels_first(label[part], n_dims)[:, valid[part]].astype(np.float64),
-            )
+    image, label = dataset.image(case, "input"), dataset.image(case, label_role)
+    valid = np.ones(image.shape[:n_dims], bool)
+    for mask in (dataset.mask(case, "input"), dataset.mask(case, label_role)):
+        if mask is not None:
+            valid &= mask > 0
+    for plane in range(0, image.shape[0], 16):  # slabs, so that float64 copies stay small
+        part = slice(plane, plane + 16)
+        x = channels_first(image[part], n_dims)[:, valid[part]].astype(np.float64)
+        yield (
+            x if clip is None else np.clip(x, *clip),
+            channels_first(label[part], n_dims)[:, valid[part]].astype(np.float64),
+        )
 
 
 def _bins(values: np.ndarray, edges: np.ndarray) -> np.ndarray:

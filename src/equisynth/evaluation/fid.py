@@ -13,6 +13,7 @@ import os
 import sys
 import urllib.request
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from equisynth.errors import UserError
 from equisynth.files import atomic_path, sha256
+from equisynth.work import Arrays, Remember, anew
 
 LOCAL_WEIGHTS = Path("weights/fid_inception.pth")
 """Looked for in the working directory (the repository)."""
@@ -163,7 +165,10 @@ def load_inception(weights: Path | str) -> nn.Module:
 
 
 class Activations:
-    """Collects the network's activations of 8-bit images, each distinct image passed once (many slices are empty).
+    """The network's activations of 8-bit images, each distinct image passed once (many slices are empty).
+
+    What has been seen is known until `forget`. The last bits of an activation depend on the images that share its
+    batch, and so on what is known already: who wants the same bits whatever came before forgets first.
 
     Args:
         network: see :func:`load_inception`.
@@ -184,6 +189,9 @@ class Activations:
             found = self._forward(np.stack(pictures[first : first + self.batch_size]))
             self._known.update(zip(names[first : first + self.batch_size], found, strict=True))
         return np.stack([self._known[key] for key in keys])
+
+    def forget(self) -> None:
+        self._known.clear()
 
     def _forward(self, images: np.ndarray) -> np.ndarray:
         values = torch.from_numpy(images).to(self.device)
@@ -218,6 +226,7 @@ def evaluate(
     download: bool = True,
     batch_size: int = 32,
     device: str = "cpu",
+    remember: Remember = anew,
 ) -> dict[str, Any]:
     """FID between predictions and real labels, in one pass over the images.
 
@@ -226,6 +235,7 @@ def evaluate(
         background, signal_range: of the label.
         weights: see :func:`find_weights`.
         axes: across which volumes are cut.
+        remember: may know the activations of an image, named by the weights and its number, from an interrupted run.
 
     Returns:
         ``{"computed": True, "axis0": {"value", "images", "real_images"[, "warning"]}, ..., "weights_sha256"}``, with
@@ -233,19 +243,27 @@ def evaluate(
     """
     try:
         path = find_weights(weights, download)
-        network = load_inception(path)
-        activations = Activations(network, batch_size, device)
+        digest = sha256(path)
+        activations = Activations(load_inception(path), batch_size, device)
         cuts = {f"axis{axis}": axis for axis in axes} if n_dims == 3 else {"images": None}
-        collected: list[dict[str, np.ndarray]] = []
-        for images in (predictions, labels):
-            parts: dict[str, list[np.ndarray]] = {name: [] for name in cuts}
-            for image in images:
-                for name, axis in cuts.items():
-                    cut = np.asarray(image)[None] if axis is None else np.moveaxis(np.asarray(image), axis, 0)
-                    parts[name].append(activations(as_8_bit(cut, background, signal_range)))
-            if not all(parts.values()):
+
+        def activate(image: np.ndarray) -> Arrays:
+            activations.forget()
+            found = {}
+            for name, axis in cuts.items():
+                cut = np.asarray(image)[None] if axis is None else np.moveaxis(np.asarray(image), axis, 0)
+                found[name] = activations(as_8_bit(cut, background, signal_range))
+            return found
+
+        collected: list[Arrays] = []
+        for side, images in (("prediction", predictions), ("label", labels)):
+            parts = [
+                remember(f"fid-{digest[:12]}/{side}-{number}", partial(activate, image))
+                for number, image in enumerate(images)
+            ]
+            if not parts:
                 raise Unavailable("there are no images to compare")
-            collected.append({name: np.concatenate(found) for name, found in parts.items()})
+            collected.append({name: np.concatenate([part[name] for part in parts]) for name in cuts})
         result: dict[str, Any] = {"computed": True}
         for name in cuts:
             predicted, real = collected[0][name], collected[1][name]
@@ -258,7 +276,7 @@ def evaluate(
                 result[name]["warning"] = (
                     f"fewer than {FEW_IMAGES} images: biased upwards, comparable only between runs with as many images"
                 )
-        result["weights_sha256"] = sha256(path)
+        result["weights_sha256"] = digest
         return result
     except Unavailable as reason:
         return {"computed": False, "reason": str(reason)}

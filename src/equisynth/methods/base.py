@@ -73,8 +73,13 @@ class Method(ABC):
     """One way to train an image-to-image network.
 
     A method is built from settings alone, knows no files and no trackers, and owns named networks and optimisers.
-    The trainer may replace the values of ``networks`` by wrapped ones (several processes), so methods look
-    networks up by name at every use. ``networks["i2i"]`` is the network that is evaluated and registered.
+    Methods look networks up by name at every use, so that others can be put in their place; ``networks["i2i"]`` is the
+    one that is evaluated and registered.
+
+    Several processes train one method, each on its share of every batch, and average their gradients. So that this is
+    the method itself, every loss is a mean over equally weighted samples, which networks and losses there are in a step
+    does not depend on values, and nothing is drawn at random: what is random came with the batch. Buffers depend on
+    weights alone (the power iterations of spectral norms do), and thus stay equal in all processes.
 
     Attributes:
         monitor: also compute what is only looked at (lengths of displacements, terms of weight zero).
@@ -86,6 +91,11 @@ class Method(ABC):
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.monitor = False
+
+    @property
+    def adversary(self) -> bool:
+        """Whether a discriminator trains too: on the first half of each batch, all else on the rest."""
+        return self.settings.discriminator != "none"
 
     @abstractmethod
     def updates(self, batch: Batch) -> Iterator[Update]:

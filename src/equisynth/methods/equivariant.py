@@ -232,7 +232,6 @@ class Equivariant(Method):
             "cross_registration": parts.laid_out(UNet(n, x + y + 2, n, cross), n),
             "intra_registration": parts.laid_out(UNet(n, n + y + y + 2, n, intra), n),
         }
-        self.adversary = settings.discriminator != "none"
         beta1 = 0.5 if self.adversary else 0.9
         self.optimisers = {"generator": parts.adam(self.networks.values(), rate.generator, beta1)}
         if self.adversary:

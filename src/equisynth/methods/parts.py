@@ -78,6 +78,5 @@ def discriminator_update(method: Method, condition: Tensor | None, real: Tensor,
 
 def fooling(discriminator: nn.Module, condition: Tensor | None, fake: Tensor) -> Tensor:
     """The generator's adversarial loss: D should take the fake image for real. D's weights get no gradient."""
-    # Nothing of D is to be reduced between processes in this pass: go around what wraps it for that.
-    with frozen(getattr(discriminator, "module", discriminator)) as network:
+    with frozen(discriminator) as network:
         return adversarial(network(fake, condition), real=True)

@@ -22,7 +22,6 @@ class Supervised(Method):
         rate = settings.learning_rate
         self.networks = {"i2i": parts.image_to_image_network(settings)}
         self.optimisers = {"generator": parts.adam(self.networks.values(), rate.generator, beta1=0.9)}
-        self.adversary = settings.discriminator != "none"
         if self.adversary:
             self.networks["discriminator"] = parts.discriminator(settings)
             network = self.networks["discriminator"]

@@ -8,11 +8,16 @@ import numpy.typing as npt
 from equisynth.preprocessing import morphology
 
 
-def body_mask(normalised: npt.NDArray[np.float32], threshold: float = 0.1, closing: int = 8) -> npt.NDArray[np.uint8]:
-    """Body mask (*S) of an image (*S) whose white matter is about 1 (spec: datasets, ixi step 2).
+def body_mask(
+    values: npt.NDArray[np.float32], threshold: float = 0.1, closing: int = 8, opening: int = 1, dilation: int = 0
+) -> npt.NDArray[np.uint8]:
+    """Body mask (*S) of an image (*S); the defaults are for images whose white matter is about 1.
 
-    Median filter 3, > ``threshold``, erode 1, dilate 1, largest component, close ``closing``, fill holes.
+    Median filter 3, > ``threshold``, erode and dilate ``opening``, largest component, close ``closing``, fill holes,
+    dilate ``dilation`` (radii in voxels; spec: datasets, ixi step 2, cermep steps 1 and 3).
     """
-    mask = (morphology.median(normalised, 3) > threshold).astype(np.uint8)
-    mask = morphology.largest_component(morphology.dilate(morphology.erode(mask, 1), 1))
-    return morphology.fill_holes(morphology.close(mask, closing))
+    mask = (morphology.median(values, 3) > threshold).astype(np.uint8)
+    if opening:
+        mask = morphology.dilate(morphology.erode(mask, opening), opening)
+    mask = morphology.fill_holes(morphology.close(morphology.largest_component(mask), closing))
+    return morphology.dilate(mask, dilation) if dilation else mask

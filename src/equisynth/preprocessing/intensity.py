@@ -13,6 +13,8 @@ from equisynth.errors import UserError
 FloatArray = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.uint8]
 
+_NO_BODY = "no body found in the scan; check that it is an MRI scan of a head"
+
 
 def white_matter_membership(t1: FloatArray, brain_mask: Mask) -> FloatArray:
     """How much each voxel (*S) is white matter: the brightest of three fuzzy c-means classes of T1 within the brain.
@@ -63,11 +65,14 @@ def white_matter_mean_without_t1(values: FloatArray, reference: list[float], clo
     from equisynth.preprocessing.body_mask import body_mask
 
     target = np.log(np.asarray(reference))
-    scale = float(np.percentile(values, 90)) or 1.0
+    positive = values[values > 0]  # some scans are filled up with zeros
+    if not positive.size:
+        raise UserError(_NO_BODY)
+    scale = float(np.percentile(positive, 90))
     for _ in range(12):
         mask = body_mask(values / scale, closing=closing)
         if not mask.any():
-            raise UserError("no body found in the scan; check that it is an MRI scan of a head")
+            raise UserError(_NO_BODY)
         found = np.maximum(body_quantiles(values / scale, mask), 1e-6)
         step = float(np.exp(np.median(np.log(found) - target)))
         scale *= step

@@ -1,4 +1,4 @@
-"""Resampling between grids: to another image's grid, and to a target voxel size around the volume centre."""
+"""Resampling between grids: another image's grid, a voxel size around the volume centre, an orientation of the axes."""
 
 from __future__ import annotations
 
@@ -57,6 +57,52 @@ def from_voxel_size(values: Array, shape: Sequence[int], own: Sequence[float], t
     step = np.array(own) / np.array(target)
     offset = (np.array(values.shape) - 1) / 2 - step * (np.array(shape) - 1) / 2
     return _affine_transform(values, step, offset, shape)
+
+
+def resampling_affine(shape: Sequence[int], own: Sequence[float], target: Sequence[float]) -> Matrix:
+    """Where the voxels of ``to_voxel_size`` lie: index after -> index (4, 4) in an image of ``shape`` before."""
+    step = np.array(target) / np.array(own)
+    after = np.array(resampled_shape(shape, own, target))
+    matrix = np.diag([*step, 1.0])
+    matrix[:-1, -1] = (np.array(shape) - 1) / 2 - step * (after - 1) / 2
+    return matrix
+
+
+def orientation(affine: Matrix) -> str:
+    """Where the axes point, e.g. ``LPS``: to the left, the back and up; of oblique ones the closest directions."""
+    from nibabel.orientations import aff2axcodes
+
+    return "".join(aff2axcodes(affine))
+
+
+def reoriented(values: Array, own: str, target: str) -> Array:
+    """Values (*S) stored in one orientation, axes permuted and flipped to another; no value changes."""
+    from nibabel.orientations import apply_orientation
+
+    result: Array = np.ascontiguousarray(apply_orientation(values, _turn(own, target)))
+    return result
+
+
+def reoriented_shape(shape: Sequence[int], own: str, target: str) -> tuple[int, ...]:
+    """The shape of ``reoriented``."""
+    goes_to = _turn(own, target)[:, 0].astype(int)
+    return tuple(int(shape[axis]) for axis in np.argsort(goes_to))
+
+
+def reoriented_affine(affine: Matrix, shape: Sequence[int], target: str) -> Matrix:
+    """The affine of ``reoriented`` values, whose shape was ``shape`` before."""
+    from nibabel.orientations import inv_ornt_aff
+
+    result: Matrix = affine @ inv_ornt_aff(_turn(orientation(affine), target), tuple(shape))
+    return result
+
+
+def _turn(own: str, target: str) -> Matrix:
+    """nibabel's transform (n, 2) between two orientations: where each axis goes, and whether it is flipped."""
+    from nibabel.orientations import axcodes2ornt, ornt_transform
+
+    turn: Matrix = ornt_transform(axcodes2ornt(own), axcodes2ornt(target))
+    return turn
 
 
 def _affine_transform(

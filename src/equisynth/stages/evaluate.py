@@ -2,7 +2,7 @@
 
 The first holds one number per measure, under the names that DVC and MLflow show: ``validate``, ``test`` (``mae``,
 ``mse``, ``psnr``, ``ssim``, ``nmi``), the lookup table's ``reference``, ``fid/axis0..2``. The second holds everything:
-each case, all references, and what the FID was computed from.
+each case, all references, and what the FID was computed from. An interrupted stage measures only what is left.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from equisynth.evaluation.aligned import evaluate_references, evaluate_split
 from equisynth.files import write_json
 from equisynth.params import read, validate
 from equisynth.predictions import read_prediction
+from equisynth.work import Remember, anew, count_remembered, fingerprint, remembered, resumable, say_continuing
 
 SPLITS = ("validate", "test")
 
@@ -39,25 +40,43 @@ class EvaluationSettings(Strict):
     fid: FidSettings = FidSettings()
 
 
-def run(experiment: str, prepared: Path, predictions: Path, reports: Path = Path("reports")) -> None:
-    """Evaluates an experiment's predictions; the settings are the section ``evaluation`` of ``params.yaml``."""
+def run(
+    experiment: str,
+    prepared: Path,
+    predictions: Path,
+    reports: Path = Path("reports"),
+    work: Path = Path(".equisynth/evaluate"),
+) -> None:
+    """Evaluates an experiment's predictions; the settings are the section ``evaluation`` of ``params.yaml``.
+
+    Args:
+        work: what was measured of each case waits below it until all is done.
+    """
     settings = validate(EvaluationSettings, read()["evaluation"], "evaluation")
-    details = evaluate(PreparedDataset.open(prepared), predictions, settings)
-    write_json(reports / "evaluation" / f"{experiment}.json", details)
-    write_json(reports / "metrics" / f"{experiment}.json", summary(details))
+    dataset = PreparedDataset.open(prepared)
+    key = [settings.model_dump(mode="json"), fingerprint(prepared), fingerprint(predictions)]
+    with resumable(work, experiment, key) as folder:
+        say_continuing("evaluate", experiment, count_remembered(folder))
+        details = evaluate(dataset, predictions, settings, remembered(folder))
+        write_json(reports / "evaluation" / f"{experiment}.json", details)
+        write_json(reports / "metrics" / f"{experiment}.json", summary(details))
 
 
-def evaluate(dataset: PreparedDataset, predictions: Path, settings: EvaluationSettings) -> dict[str, Any]:
+def evaluate(
+    dataset: PreparedDataset, predictions: Path, settings: EvaluationSettings, remember: Remember = anew
+) -> dict[str, Any]:
     """Everything that is measured, for JSON.
 
     Args:
         predictions: holds ``<split>/<case>.nii``.
+        remember: may know what was measured of a case from an interrupted run.
     """
     info = dataset.info
     result: dict[str, Any] = {}
     for split in SPLITS:
-        result[split] = evaluate_split(dataset, split, partial(read_prediction, dataset, predictions, split))
-    result["references"] = evaluate_references(dataset, settings.split)
+        prediction = partial(read_prediction, dataset, predictions, split)
+        result[split] = evaluate_split(dataset, split, prediction, remember)
+    result["references"] = evaluate_references(dataset, settings.split, remember=remember)
     result["fid"] = {"split": settings.split} | fid.evaluate(
         (read_prediction(dataset, predictions, settings.split, case) for case in sorted(dataset.cases(settings.split))),
         real_labels(dataset, settings.split),
@@ -66,6 +85,7 @@ def evaluate(dataset: PreparedDataset, predictions: Path, settings: EvaluationSe
         info.label.signal_range,
         settings.fid.weights,
         settings.fid.axes,
+        remember=remember,
     )
     return result
 

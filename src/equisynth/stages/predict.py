@@ -1,8 +1,12 @@
-"""Stage ``predict``: models/<experiment>/ and a prepared dataset -> predictions/<experiment>/<split>/<case>.nii."""
+"""Stage ``predict``: models/<experiment>/ and a prepared dataset -> predictions/<experiment>/<split>/<case>.nii.
+
+An interrupted stage continues after its last finished case.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,32 +14,53 @@ from rich.console import Console
 from rich.progress import Progress
 
 from equisynth.datasets.prepared import PreparedDataset
-from equisynth.files import atomic_folder
+from equisynth.files import atomic_folder, link, sha256
 from equisynth.inference import PICTURE, VOLUME, to_8_bit, translate_volume
-from equisynth.model import Model, load_model
+from equisynth.model import DESCRIPTION, WEIGHTS, Model, load_model
 from equisynth.predictions import write_prediction
+from equisynth.work import fingerprint, resumable, say_continuing
 
 SPLITS = ("validate", "test")
 
 
-def run(model: Path, prepared: Path, out: Path, splits: tuple[str, ...] = SPLITS, device: str | None = None) -> None:
+def run(
+    model: Path,
+    prepared: Path,
+    out: Path,
+    splits: tuple[str, ...] = SPLITS,
+    device: str | None = None,
+    work: Path = Path(".equisynth/predict"),
+) -> None:
     """Translates every case of the splits.
 
     Args:
         model: folder that training wrote.
         prepared: folder of the prepared dataset.
-        out: gets one folder per split; replaced as a whole.
+        out: gets one folder per split; replaced as a whole. Its name is the experiment's.
         device: by default a GPU if there is one.
+        work: finished cases wait below it until all are done.
     """
     loaded, dataset = load_model(model, device), PreparedDataset.open(prepared)
     dataset.require(loaded.description.settings.data, f"the model in {model} was trained on")
     cases = [(split, case) for split in splits for case in sorted(dataset.cases(split))]
+    weights, description = (sha256(model / name) for name in (WEIGHTS, DESCRIPTION))
+    with resumable(work, out.name, [weights, description, fingerprint(prepared), str(loaded.device)]) as folder:
+        paths = {(split, case): folder / split / f"{case}.nii" for split, case in cases}
+        todo = [key for key, path in paths.items() if not path.is_file()]
+        say_continuing("predict", out.name, len(cases) - len(todo), len(cases))
+        _translate(loaded, dataset, {key: paths[key] for key in todo})
+        with atomic_folder(out) as temporary:
+            for path in paths.values():
+                link(path, temporary / path.relative_to(folder))
+
+
+def _translate(model: Model, dataset: PreparedDataset, paths: Mapping[tuple[str, str], Path]) -> None:
     console = Console(file=sys.stderr)
-    with atomic_folder(out) as temporary, Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=len(cases))
-        for split, case in cases:
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=len(paths))
+        for (split, case), path in paths.items():
             bar.update(task, description=f"{split} {case}")
-            write_prediction(temporary / split / f"{case}.nii", translate_case(loaded, dataset, case), dataset, case)
+            write_prediction(path, translate_case(model, dataset, case), dataset, case)
             bar.advance(task)
 
 

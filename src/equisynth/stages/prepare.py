@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,8 +13,9 @@ from equisynth.datasets import ixi
 from equisynth.datasets.prepared import SPLITS, DatasetInfo, PreparedDataset, write_case, write_info
 from equisynth.datasets.splits import SplitLists, split_cases
 from equisynth.errors import UserError
-from equisynth.files import atomic_folder, hash_json, read_json, write_json
+from equisynth.files import atomic_folder, link, read_json, write_json
 from equisynth.params import validate
+from equisynth.work import fingerprint, resumable, say_continuing
 
 Facts = dict[str, Any]
 
@@ -31,7 +31,8 @@ def run(
 ) -> None:
     """Prepares dataset ``name`` from the folder ``raw`` (stage ``raw``'s output) into the folder ``out``.
 
-    The bytes do not depend on ``jobs``. Finished cases wait below ``work`` until all are done.
+    The bytes do not depend on ``jobs``. Finished cases wait below ``work`` until all are done, so that a
+    repeat after a kill loses those at work only (one for each of the ``jobs``).
 
     Raises:
         UserError: wrong parameters or archives, or a split without any usable case.
@@ -46,32 +47,37 @@ def run(
         skipped = dict.fromkeys(opened.incomplete_cases(), "lacks a T1, T2 or PD scan")
     listed = [case for split in SPLITS for case in splits[split]]
 
-    # The parameters that decide a case, and no others: a new split keeps the finished cases.
-    key = {"source": source, "voxel_size": data.voxel_size, **settings.model_dump(mode="json", exclude={"splits"})}
-    work = work / f"{name}-{hash_json(key)}"
-    facts = _prepare_all(listed, archives, settings, data, work, jobs)
-
-    skipped = {case: reason for case, reason in skipped.items() if case in listed or settings.splits is None}
-    skipped |= {case: fact["skipped"] for case, fact in facts.items() if "skipped" in fact}
-    kept = {split: [case for case in cases if case not in skipped] for split, cases in splits.items()}
-    for split, cases in kept.items():
-        if not cases:
-            reasons = "; ".join(f"{case}: {skipped[case]}" for case in splits[split][:3]) or "no case is listed"
-            raise UserError(f"{raw}: no case of split '{split}' can be used ({reasons}); check the archives and splits")
-    info = DatasetInfo(
-        **data.model_dump(),
-        name=name,
-        preparation=ixi.constants(settings, data.voxel_size, [facts[case] for case in kept["train"]]),  # type: ignore[arg-type]
-        splits={split: tuple(cases) for split, cases in kept.items()},
-        skipped=tuple({"case": case, "reason": skipped[case]} for case in sorted(skipped)),  # type: ignore[misc]
-    )
-    with atomic_folder(out) as folder:
-        (folder / "cases").mkdir()
-        for case in (case for cases in kept.values() for case in cases):
-            shutil.move(work / "cases" / case, folder / "cases" / case)
-        write_info(folder, info)
-        PreparedDataset.open(folder)
-    shutil.rmtree(work, ignore_errors=True)
+    # What decides a case, and nothing else: a new split keeps the finished cases.
+    key = {
+        "source": source,
+        "archives": {modality: fingerprint(path) for modality, path in archives.items()},
+        "voxel_size": data.voxel_size,
+        **settings.model_dump(mode="json", exclude={"splits"}),
+    }
+    with resumable(work, name, key) as finished:
+        facts = _prepare_all(name, listed, archives, settings, data, finished, jobs)
+        skipped = {case: reason for case, reason in skipped.items() if case in listed or settings.splits is None}
+        skipped |= {case: fact["skipped"] for case, fact in facts.items() if "skipped" in fact}
+        kept = {split: [case for case in cases if case not in skipped] for split, cases in splits.items()}
+        for split, cases in kept.items():
+            if not cases:
+                reasons = "; ".join(f"{case}: {skipped[case]}" for case in splits[split][:3]) or "no case is listed"
+                raise UserError(
+                    f"{raw}: no case of split '{split}' can be used ({reasons}); check the archives and splits"
+                )
+        info = DatasetInfo(
+            **data.model_dump(),
+            name=name,
+            preparation=ixi.constants(settings, data.voxel_size, [facts[case] for case in kept["train"]]),  # type: ignore[arg-type]
+            splits={split: tuple(cases) for split, cases in kept.items()},
+            skipped=tuple({"case": case, "reason": skipped[case]} for case in sorted(skipped)),  # type: ignore[misc]
+        )
+        with atomic_folder(out) as folder:
+            for case in (case for cases in kept.values() for case in cases):
+                for path in sorted((finished / "cases" / case).iterdir()):
+                    link(path, folder / "cases" / case / path.name)
+            write_info(folder, info)
+            PreparedDataset.open(folder)
     _report(info, [facts[case] for cases in kept.values() for case in cases])
 
 
@@ -92,6 +98,7 @@ def _splits(settings: ixi.IxiPreparation, raw: Path, archives: ixi.IxiArchives) 
 
 
 def _prepare_all(
+    name: str,
     cases: list[str],
     archives: dict[str, Path],
     settings: ixi.IxiPreparation,
@@ -105,13 +112,16 @@ def _prepare_all(
     from rich.progress import track
 
     todo = [case for case in cases if not (_facts_path(work, case).is_file() and _finished(work, case))]
+    say_continuing("prepare", name, len(cases) - len(todo), len(cases))
+    console = Console(stderr=True)
     results: Iterable[str] = Parallel(n_jobs=jobs, return_as="generator_unordered")(
         delayed(_prepare_one)(case, archives, settings, data.voxel_size, work) for case in todo
     )
     with warnings.catch_warnings():
         # loky restarts workers whose memory grew and says so: the first case of each loads the libraries.
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
-        for _ in track(results, "Preparing cases", total=len(todo), console=Console(stderr=True), disable=not todo):
+        shown = bool(todo) and console.is_terminal
+        for _ in track(results, "Preparing cases", total=len(todo), console=console, disable=not shown):
             pass
     return {case: read_json(_facts_path(work, case)) for case in cases}
 

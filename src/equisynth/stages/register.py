@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
+from equisynth.dataset_versions import dataset_version
+from equisynth.datasets.prepared import PreparedDataset
+from equisynth.errors import UserError
+from equisynth.evaluation.aligned import evaluate_split
 from equisynth.files import read_json, sha256, write_json
-from equisynth.model import WEIGHTS, read_description
+from equisynth.model import WEIGHTS, load_model, read_description
 from equisynth.params import read, validate
 from equisynth.registry import Candidate, Registered, RegistrySettings, register
-from equisynth.store import flatten
+from equisynth.stages.predict import translate_case
 from equisynth.tracking import dataset_version_of, log_evaluation, run_of
+
+SPLIT = "validate"
 
 
 def run(experiment: str, force: bool = False) -> None:
@@ -20,19 +28,58 @@ def run(experiment: str, force: bool = False) -> None:
         experiment: its outputs lie in ``models/`` and ``reports/metrics/``.
         force: promote even where the comparison says no, or says nothing (recorded).
     """
-    options = validate(RegistrySettings, read()["registry"], "registry")
-    folder, metrics = Path("models") / experiment, read_json(Path("reports/metrics") / f"{experiment}.json")
-    settings, model_sha256 = read_description(folder).settings, sha256(folder / WEIGHTS)
+    _options(), read_json(_metrics_path(experiment))  # says what is wrong before anything is made
     run_id = run_of(experiment)
-    log_evaluation(run_id, metrics)
-    value = flatten(metrics).get(options.measure)
-    version = dataset_version_of(run_id)
-    candidate = Candidate(model_sha256, settings.scale, version, options.measure, value)
-    result = register(folder, settings, run_id, candidate, metrics, options, force)
+    result = enrol(experiment, run_id, force)
     write_json(Path("reports/registry") / f"{experiment}.json", asdict(result) | {"uri": result.uri, "run": run_id})
-    _say(result)
+    print(describe(result))
 
 
-def _say(result: Registered) -> None:
+def enrol(experiment: str, run_id: str, force: bool = False) -> Registered:
+    """Gives an experiment's evaluation to its run and its model to the registry; repeating it changes nothing."""
+    options, folder, metrics = _options(), Path("models") / experiment, read_json(_metrics_path(experiment))
+    settings = read_description(folder).settings
+    log_evaluation(run_id, metrics)
+    measure, value = options.choose(metrics)
+    candidate = Candidate(sha256(folder / WEIGHTS), settings.scale, dataset_version_of(run_id), measure, value)
+    evaluate = partial(evaluate_like, candidate, Path("data/prepared") / settings.dataset)
+    return register(folder, settings, run_id, candidate, metrics, options, force, evaluate)
+
+
+def evaluate_like(candidate: Candidate, prepared: Path, folder: Path) -> float:
+    """Measures another model as a candidate was measured.
+
+    Args:
+        candidate: says the measure and the version of the dataset.
+        prepared: folder of the prepared dataset.
+        folder: of the other model.
+
+    Raises:
+        UserError: the data are not there or are another version; the model does not fit them; no such measure.
+    """
+    dataset = PreparedDataset.open(prepared)
+    found = dataset_version(prepared)
+    if found != candidate.dataset_version:
+        raise UserError(f"{prepared} is at version {found}; dvc repro, or dvc checkout")
+    model = load_model(folder)
+    dataset.require(model.description.settings.data, "the champion was trained on")
+    print(f"evaluating the champion on {len(dataset.cases(SPLIT))} cases of version {found}", file=sys.stderr)
+    pooled = evaluate_split(dataset, SPLIT, partial(translate_case, model, dataset)).get("pooled", {})
+    value = pooled.get(candidate.measure.removeprefix(f"{SPLIT}."))
+    if value is None:
+        raise UserError(f"{candidate.measure} of {prepared} cannot be measured")
+    return float(value)
+
+
+def _options() -> RegistrySettings:
+    return validate(RegistrySettings, read()["registry"], "registry")
+
+
+def _metrics_path(experiment: str) -> Path:
+    return Path("reports/metrics") / f"{experiment}.json"
+
+
+def describe(result: Registered) -> str:
+    """One line."""
     state = f"{'is' if result.champion else 'is not'} models:/{result.name}@{result.alias}"
-    print(f"{result.uri} {state} ({result.reason})")
+    return f"{result.uri} {state} ({result.reason})"

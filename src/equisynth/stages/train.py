@@ -10,54 +10,113 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from equisynth.config import Settings
+from equisynth.dataset_versions import dataset_version
 from equisynth.datasets.patches import TrainingPatches, ValidationPatches
 from equisynth.datasets.prepared import PreparedDataset
-from equisynth.files import atomic_folder, hash_json, sha256, write_json
-from equisynth.methods.base import SELECTION, build_method
+from equisynth.files import atomic_folder, atomic_path, hash_json, remove, sha256, write_json
+from equisynth.methods.base import SELECTION, build_method, method_class
 from equisynth.model import FORMAT, WEIGHTS, Description, save_weights, write_description
 from equisynth.params import read, resolve
-from equisynth.tracking import TrainingRun, dataset_version
-from equisynth.training import KEPT_EPOCHS, Record, Trainer
+from equisynth.processes import Processes
+from equisynth.tracking import TrainingRun
+from equisynth.training import KEPT_EPOCHS, Record, Trainer, check_precision
+from equisynth.work import code_version, discard_committed
 
+OnEpoch = Callable[[int, dict[str, float]], None]
 HISTORY = Path("reports/history")
 CHECKPOINTS = Path(".equisynth/checkpoints")
+CODE = "code"
+"""File beside checkpoints: hash of the program's files that wrote them."""
 
 
-def run(experiment: str, prepared: Path, out: Path, workers: int = 0, precision: str = "no") -> None:
-    """Trains an experiment of ``params.yaml``, resuming an interrupted training of the same configuration."""
+def run(
+    experiment: str,
+    prepared: Path,
+    out: Path,
+    workers: int = 0,
+    precision: str = "no",
+    processes: Processes | None = None,
+) -> None:
+    """Trains an experiment of ``params.yaml``, resuming an interrupted training of the same configuration.
+
+    Of several processes all train; the main one alone writes, tracks and prints.
+    """
     settings = resolve(read(), experiment)
+    check_precision(precision)
     dataset = PreparedDataset.open(prepared)
     version = dataset_version(prepared)
     configuration = hash_json([settings.model_dump(mode="json"), version, precision])
     checkpoints = CHECKPOINTS / f"{experiment}-{configuration}"
-    with TrainingRun.start(settings, configuration, version) as tracked:
-        history = train_once(settings, dataset, out, tracked.log_epoch, checkpoints, workers, precision)
+    processes = processes or Processes()
+    method_class(settings.method)  # its file is part of the code
+    if processes.is_main:
+        discard_committed(CHECKPOINTS.parent)
+        discard_outdated(checkpoints, experiment)
+    processes.meet()
+    trainer = build_trainer(settings, dataset, checkpoints, workers, precision, processes)  # or says what is wrong
+    if not processes.is_main:
+        processes.meet()
+        fit(trainer, lambda epoch, values: None)
+        return
+    complete = trainer.state.epoch >= settings.epochs
+    with TrainingRun.start(
+        settings, configuration, version, further={"precision": precision}, complete=complete
+    ) as tracked:
+        processes.meet()
+        history = fit(trainer, tracked.log_epoch)
+        write_model(trainer, dataset, out)
         write_json(HISTORY / f"{experiment}.json", history)
         tracked.finish(sha256(out / WEIGHTS), history)
+
+
+def discard_outdated(checkpoints: Path, experiment: str) -> None:
+    """Removes checkpoints that other code wrote: a training is of one piece, and DVC runs it again for that reason."""
+    mark, version = checkpoints / CODE, code_version()
+    if mark.is_file() and mark.read_text(encoding="utf-8") != version:
+        print(f"{experiment}: the program changed since its checkpoints were written: starting again", file=sys.stderr)
+        remove(checkpoints)
+    with atomic_path(mark) as temporary:
+        temporary.write_text(version, encoding="utf-8")
 
 
 def train_once(
     settings: Settings,
     dataset: PreparedDataset,
     folder: Path,
-    on_epoch: Callable[[int, dict[str, float]], None],
+    on_epoch: OnEpoch,
     checkpoints: Path | None = None,
-    workers: int = 0,
-    precision: str = "no",
 ) -> list[Record]:
-    """Trains one configuration and writes its model.
+    """Trains one configuration in this process and writes its model.
 
     Args:
-        folder: gets model.safetensors, model.json and epochs/ (the last six), whole or not at all.
-        on_epoch: called with the epoch and its values, ``seconds`` among them; may raise to stop.
+        folder: gets what `write_model` writes.
+        on_epoch: see `fit`.
         checkpoints: where the resume state is kept; by default beside ``folder``.
 
     Returns:
         One record per epoch.
     """
+    trainer = build_trainer(settings, dataset, checkpoints or folder.with_name(f"{folder.name}-checkpoints"))
+    history = fit(trainer, on_epoch)
+    write_model(trainer, dataset, folder)
+    return history
+
+
+def build_trainer(
+    settings: Settings,
+    dataset: PreparedDataset,
+    checkpoints: Path,
+    workers: int = 0,
+    precision: str = "no",
+    processes: Processes | None = None,
+) -> Trainer:
+    """A trainer of the method of ``settings`` on a dataset, continuing from ``checkpoints``.
+
+    Raises:
+        UserError: the dataset is not what the settings say, or see `Trainer`.
+    """
     dataset.require(settings.data, f"the parameters of '{settings.dataset}' at scale '{settings.scale}' say")
-    checkpoints = checkpoints or folder.with_name(f"{folder.name}-checkpoints")
-    trainer = Trainer(
+    return Trainer(
         build_method(settings),
         settings,
         TrainingPatches(dataset, settings, "train", settings.seed),
@@ -65,12 +124,22 @@ def train_once(
         checkpoints,
         workers,
         precision,
+        processes,
     )
-    console = Console(file=sys.stderr)
+
+
+def fit(trainer: Trainer, on_epoch: OnEpoch) -> list[Record]:
+    """Trains the epochs that are left, with a progress bar.
+
+    Args:
+        on_epoch: called with the epoch and its values, ``seconds`` among them; may raise to stop.
+    """
+    settings = trainer.settings
+    console = Console(file=sys.stderr, quiet=not trainer.processes.is_main)
     if trainer.state.epoch:
         console.print(f"{settings.experiment}: continuing after epoch {trainer.state.epoch}")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, disable=console.quiet or not console.is_terminal) as bar:
         task = bar.add_task("")
 
         def progress(step: int, steps: int, losses: Record) -> None:
@@ -84,13 +153,11 @@ def train_once(
             values = {key: value for key, value in record.items() if key != "epoch"}
             on_epoch(int(record["epoch"]), values | {"seconds": seconds})
 
-        state = trainer.fit(report, progress)
-    if trainer.accelerator.is_main_process:
-        _write(settings, dataset, trainer, folder)
-    return state.history
+        return trainer.fit(report, progress).history
 
 
-def _write(settings: Settings, dataset: PreparedDataset, trainer: Trainer, folder: Path) -> None:
+def write_model(trainer: Trainer, dataset: PreparedDataset, folder: Path) -> None:
+    """Writes model.safetensors and model.json of the best epoch and epochs/ (the last six), all or nothing."""
     best = trainer.best_epoch()
     history = trainer.state.history
     with atomic_folder(folder) as temporary:
@@ -102,7 +169,7 @@ def _write(settings: Settings, dataset: PreparedDataset, trainer: Trainer, folde
         selection = history[best - 1][f"validation/{SELECTION}"]
         description = Description(
             format=FORMAT,
-            settings=settings,
+            settings=trainer.settings,
             preparation=dataset.info.preparation,
             best_epoch=best,
             selection=selection,

@@ -68,8 +68,8 @@ def reachable(start: Path, chosen: dict[str, str]) -> set[Path]:
 def _walk(node: ast.AST, in_function: bool) -> Iterator[Imported]:
     match node:
         case ast.If(test=ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")):
-            for child in node.orelse:
-                yield from _walk(child, in_function)
+            for branch in node.orelse:
+                yield from _walk(branch, in_function)
             return
         case ast.Import():
             yield from (Imported(alias.name, in_function) for alias in node.names)

@@ -1,0 +1,183 @@
+"""A picture sheet of a prepared dataset: some cases of each split, both images, how they lie on each other, masks.
+
+Arrays in, one figure out. Large images are thinned while they are read, so that a slide costs no more than a patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from equisynth.datasets.prepared import SPLITS, PreparedDataset
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Array = npt.NDArray[Any]
+
+SIDE = 300
+"""Pixels that are drawn of an image's longest side, at most."""
+SQUARES = 6
+"""Squares of the checkerboard along the longest side."""
+RESOLUTIONS = (110, 80, 60, 40)  # dots per inch, tried until the file is small enough
+LARGEST_FILE = 2_000_000  # bytes
+PANEL = 1.5  # inches of a 3D dataset's slices; 2D pictures are drawn larger
+PLANES = ("sagittal", "coronal", "axial")  # a slice across the first, second, third axis of a RAS volume
+CONTOURS = {
+    "input_mask": "tab:orange",
+    "label_mask": "tab:cyan",
+    "evaluation_mask": "tab:green",
+}
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """One slice of a case, thinned: images (a, b) or (a, b, C), masks (a, b), height of a pixel over its width."""
+
+    input: Array
+    label: Array
+    masks: dict[str, Array]
+    aspect: float
+
+    @property
+    def height(self) -> float:
+        """Of the drawing over its width, within bounds that keep a sheet legible."""
+        return float(np.clip(self.input.shape[1] * self.aspect / self.input.shape[0], 0.3, 2.0))
+
+
+def draw_sheet(dataset: PreparedDataset, per_split: int = 2) -> Figure:
+    """Input | label | checkerboard of both, with the outlines of the masks, for the first cases of each split.
+
+    Volumes are shown in the middle slice across each axis.
+
+    Args:
+        per_split: cases of each split at most.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    info = dataset.info
+    planes = range(3) if info.n_dims == 3 else range(1)
+    rows = {
+        (split, case): [_cut(dataset, case, plane) for plane in planes]
+        for split in SPLITS
+        for case in dataset.cases(split)[:per_split]
+    }
+    width = PANEL if info.n_dims == 3 else 2 * PANEL
+    heights = [width * max(cut.height for cut in cuts) + 0.2 for cuts in rows.values()]
+    figure = Figure(figsize=(3 * len(planes) * width + 0.4, sum(heights) + 0.9), layout="constrained")
+    axes = figure.subplots(len(rows), 3 * len(planes), squeeze=False, height_ratios=heights)
+    shown: set[str] = set()
+    titles = (f"input ({info.input.modality})", f"label ({info.label.modality})", "both, in squares")
+    for row, ((split, case), cuts) in enumerate(rows.items()):
+        windows = [_window([getattr(cut, side) for cut in cuts]) for side in ("input", "label")]
+        for plane, cut in enumerate(cuts):
+            grey = [_shown(image, window) for image, window in zip((cut.input, cut.label), windows, strict=True)]
+            for column, image in enumerate((*grey, _checkerboard(*grey))):
+                ax = axes[row, column * len(planes) + plane]
+                outlined = _outlined(column, cut.masks)
+                _draw(ax, image, cut.aspect, {role: cut.masks[role] for role in outlined}, info.n_dims)
+                shown |= set(outlined)
+                if row == 0:
+                    title = f"{titles[column]}\n{PLANES[plane]}" if len(planes) > 1 else titles[column]
+                    ax.set_title(title, fontsize=7)
+        axes[row, 0].set_ylabel(f"{split}\n{_shortened(case)}", fontsize=6)
+    lines = [Line2D([], [], color=CONTOURS[role], label=role.replace("_", " ")) for role in CONTOURS if role in shown]
+    if lines:
+        figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=7)
+    counts = ", ".join(f"{len(dataset.cases(split))} {split}" for split in SPLITS)
+    figure.suptitle(f"{info.name}: {counts}", fontsize=9)
+    return figure
+
+
+def sheet_png(dataset: PreparedDataset, per_split: int = 2) -> bytes:
+    """The sheet as a PNG file of at most `LARGEST_FILE` bytes, the same bytes for the same dataset."""
+    import io
+
+    figure = draw_sheet(dataset, per_split)
+    content = b""
+    for dpi in RESOLUTIONS:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+        content = buffer.getvalue()
+        if len(content) <= LARGEST_FILE:
+            break
+    return content
+
+
+def _draw(ax: Axes, image: Array, aspect: float, masks: Mapping[str, Array], n_dims: int) -> None:
+    """An image (a, b) or (a, b, C), its first axis to the right, with the outlines of masks."""
+    ax.imshow(
+        np.swapaxes(image, 0, 1),
+        cmap="gray",
+        vmin=0,
+        vmax=1,
+        aspect=aspect,
+        origin="lower" if n_dims == 3 else "upper",
+        interpolation="nearest",
+    )
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for role, mask in masks.items():
+        ax.contour(np.swapaxes(mask, 0, 1), levels=[0.5], colors=CONTOURS[role], linewidths=0.8)
+
+
+def _cut(dataset: PreparedDataset, case: str, plane: int) -> _Slice:
+    """The middle slice across an axis of a volume; a 2D image whole."""
+    shape, voxel_size = dataset.shape(case), dataset.info.voxel_size
+    across = plane if len(shape) == 3 else None
+    inside = [axis for axis in range(len(shape)) if axis != across]
+    step = max(1, -(-max(shape[axis] for axis in inside) // SIDE))
+    index = tuple(shape[axis] // 2 if axis == across else slice(None, None, step) for axis in range(len(shape)))
+    masks = {}
+    for role in CONTOURS:
+        mask = dataset.mask(case, role.removesuffix("_mask"))
+        if mask is not None:
+            masks[role] = np.asarray(mask[index])
+    first, second = (voxel_size[axis] for axis in inside)
+    image, label = (np.asarray(dataset.image(case, role)[index]) for role in ("input", "label"))
+    if len(shape) == 3:
+        return _Slice(image, label, masks, second / first)
+    # Rows go from top to bottom: the drawing swaps axes for the volumes' sake.
+    upright = {role: mask.T for role, mask in masks.items()}
+    return _Slice(np.swapaxes(image, 0, 1), np.swapaxes(label, 0, 1), upright, first / second)
+
+
+def _outlined(column: int, masks: dict[str, Array]) -> list[str]:
+    """Masks whose outline belongs onto the input, the label and the checkerboard; full ones have none."""
+    wanted = (("input_mask", "evaluation_mask"), ("label_mask", "evaluation_mask"), ())[column]
+    return [role for role in wanted if role in masks and masks[role].min() != masks[role].max()]
+
+
+def _window(images: Sequence[Array]) -> tuple[float, float]:
+    """Grey values that keep all but the outer half percents apart in all slices of a case; 8-bit colours stay."""
+    if images[0].dtype == np.uint8 and images[0].ndim == 3:
+        return 0.0, 255.0
+    values = np.concatenate([np.asarray(image, dtype=np.float32).ravel() for image in images])
+    low, high = np.percentile(values, (0.5, 99.5))
+    return float(low), float(high) if high > low else float(low) + 1.0
+
+
+def _shown(image: Array, window: tuple[float, float]) -> Array:
+    """Values between 0 and 1; two channels or more than three are shown as their mean."""
+    values = np.clip((np.asarray(image, dtype=np.float32) - window[0]) / (window[1] - window[0]), 0, 1)
+    return values.mean(axis=-1) if values.ndim == 3 and values.shape[-1] != 3 else values
+
+
+def _checkerboard(first: Array, second: Array) -> Array:
+    """Squares of one image and of the other by turns: edges that do not meet show misalignment."""
+    if first.ndim != second.ndim:
+        first, second = (image if image.ndim == 3 else np.repeat(image[..., None], 3, -1) for image in (first, second))
+    side = max(1, -(-max(first.shape[:2]) // SQUARES))
+    rows, columns = (np.arange(size) // side for size in first.shape[:2])
+    odd = (rows[:, None] + columns[None]) % 2 > 0
+    return np.where(odd if first.ndim == 2 else odd[..., None], second, first)
+
+
+def _shortened(name: str, length: int = 18) -> str:
+    return name if len(name) <= length else f"{name[: length - 1]}…"
