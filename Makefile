@@ -5,6 +5,7 @@
 #   make lock                      requirements.lock anew, from a clean environment
 #   make figures                   the README's table, from the reports of the last demo
 #   make screenshots               pictures of `mlflow ui` and the report
+#   make wrong-inputs              docs/wrong-inputs.md, from the tests that try them
 #   make clean                     what can be made again: the environment, caches (never data, models or runs)
 PYTHON ?= python3
 WORKERS ?= 2
@@ -20,7 +21,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 # install may replace it by another build.
 TORCH := torch==2.13.0 torchvision==0.28.0
 
-.PHONY: env demo test test-all lint lock clean figures screenshots
+.PHONY: env demo test test-all lint lock clean figures screenshots wrong-inputs
 
 env: $(STAMP)
 
@@ -65,10 +66,9 @@ figures: $(STAMP)
 screenshots: $(STAMP)
 	$(BIN)/python scripts/screenshots.py
 
+wrong-inputs: $(STAMP)
+	WRITE_WRONG_INPUTS=1 $(BIN)/python -m pytest tests/test_wrong_inputs.py
+
 clean:
 	rm -rf $(ENV) build dist .pytest_cache .mypy_cache .ruff_cache
 	find src tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
-
-.PHONY: wrong-inputs
-wrong-inputs: $(STAMP)
-	WRITE_WRONG_INPUTS=1 $(BIN)/python -m pytest tests/test_wrong_inputs.py

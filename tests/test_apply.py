@@ -188,7 +188,7 @@ def test_image_and_record_are_written_both_or_neither(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("equisynth.apply.write_json", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match="No space"):
         predict(image, model, tmp_path / "out.nii")
     assert list(tmp_path.iterdir()) == [image]
 

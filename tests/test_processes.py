@@ -254,7 +254,8 @@ def test_the_command_trains_tracks_and_writes_once(repository: Path) -> None:
     together = read_json(history)
     written = (weights / "model.safetensors").read_bytes()
     shutil.rmtree(weights)
-    train.run(EXPERIMENT, Path("data/prepared/ixi"), Path("models") / EXPERIMENT)
+    command = (sys.executable, "-m", "equisynth", "train", EXPERIMENT)
+    subprocess.run(command, cwd=repository, check=True, capture_output=True)
     assert (weights / "model.safetensors").read_bytes() == written  # one process continued what two had finished
 
     shutil.rmtree(checkpoints)

@@ -77,7 +77,7 @@ def alone(path: Path, who: str) -> Iterator[None]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
+        file = path.open("a+b", buffering=0)  # what a full disk refuses is refused here, not when it is closed
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose a folder you can write to") from error
     with file:
@@ -85,12 +85,11 @@ def alone(path: Path, who: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            print(f"{who}: waiting for process {file.read()}, which is at it", file=sys.stderr)
+            print(f"{who}: waiting for process {file.read().decode()}, which is at it", file=sys.stderr)
             fcntl.flock(file, fcntl.LOCK_EX)
         try:
             file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+            file.write(str(os.getpid()).encode())
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror}); make room on this disk") from error
         yield

@@ -99,7 +99,7 @@ ENTRIES = (
         "disk full prepare",
         "`prepare` onto a full disk",
         PREPARE,
-        (".equisynth/prepare", ".json", "No space left", "make room"),
+        (".equisynth/prepare/ixi/lock", "No space left", "make room"),
         together(archives(), located),
         small_disk=".equisynth/prepare",
         disk_kib=0,

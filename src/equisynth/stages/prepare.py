@@ -87,7 +87,7 @@ def _splits(settings: ixi.IxiPreparation, raw: Path, archives: ixi.IxiArchives) 
         path = raw / "splits.json"
         if not path.is_file():
             raise UserError(
-                "datasets.ixi.preparation.splits: null, but this source comes without splits; give lists of case names "
+                "params.yaml: datasets.ixi.preparation.splits: null, but this source comes without splits; give lists of case names "
                 "under train, validate and test, or fractions under validate and test"
             )
         splits = SplitLists.model_validate(read_json(path))

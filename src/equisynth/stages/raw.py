@@ -64,7 +64,7 @@ def _located(source: dict[str, Any], out: Path) -> dict[str, Any]:
         found = next((path for path in candidates if path.exists()), None)
         if found is None:
             names = f"no {candidates[0].name} and no folder {modality}"
-            raise UserError(f"sources.ixi.path: {top} has {names}; check the path")
+            raise UserError(f"params.yaml: sources.ixi.path: {top} has {names}; check the path")
         archives[modality] = found
     with IxiArchives(archives):  # fails here and now if the content is wrong
         pass
