@@ -87,8 +87,8 @@ def _splits(settings: ixi.IxiPreparation, raw: Path, archives: ixi.IxiArchives) 
         path = raw / "splits.json"
         if not path.is_file():
             raise UserError(
-                "params.yaml: datasets.ixi.preparation.splits: null, but this source comes without splits; give lists of case names "
-                "under train, validate and test, or fractions under validate and test"
+                "params.yaml: datasets.ixi.preparation.splits: null, but this source comes without splits; give lists "
+                "of case names under train, validate and test, or fractions under validate and test"
             )
         splits = SplitLists.model_validate(read_json(path))
     return {
