@@ -1,8 +1,8 @@
 """Which source files each stage of dvc.yaml depends on: `python scripts/stage_dependencies.py` writes the lists anew.
 
 A stage depends on what its command imports. Stages are written once for all datasets and experiments, so that a list
-holds the union over them, except for the files that a name stands for: ``${key}`` (a dataset), ``${item.code}`` (a
-method).
+holds the union over them, except for the files that a name stands for: ``${item.layout}`` (of a dataset),
+``${item.code}`` (of a method).
 """
 
 from __future__ import annotations
@@ -56,9 +56,12 @@ def instances() -> Iterator[Instance]:
 def imported(instance: Instance) -> dict[str, str]:
     """The source files that the stage's command imports: path -> path with names that stand for it."""
     tree, is_experiment = parameters(), isinstance(instance.item, dict) and "method" in instance.item
-    dataset = instance.item["dataset"] if is_experiment else instance.key
-    chosen = {"equisynth.datasets.*": f"equisynth.datasets.{dataset}"}
-    patterns = {f"src/equisynth/datasets/{dataset}.py": f"src/equisynth/datasets/{_name(is_experiment)}.py"}
+    chosen, patterns = {}, {}
+    if isinstance(instance.item, dict) and "layout" in instance.item:
+        layout = instance.item["layout"]
+        chosen["equisynth.layouts.*"] = f"equisynth.layouts.{layout}"
+        for room in ("layouts", "datasets"):
+            patterns[f"src/equisynth/{room}/{layout}.py"] = f"src/equisynth/{room}/${{item.layout}}.py"
     if is_experiment:
         method = tree["methods"][instance.item["method"]]["method"]
         chosen["equisynth.methods.*"] = f"equisynth.methods.{method}"
@@ -113,10 +116,6 @@ def rewritten(text: str) -> str:
         waiting = waiting or line == "      deps:"
         lines.append(line)
     return "\n".join(lines) + "\n"
-
-
-def _name(is_experiment: bool) -> str:
-    return "${item.dataset}" if is_experiment else "${key}"
 
 
 def _helpers_of_command(name: str) -> set[str]:

@@ -48,8 +48,8 @@ def make_settings(**changes: Any) -> Settings:
 
 def write_model(folder: Path, settings: Settings, seed: int = 0) -> None:
     """The outputs of a training: real weights of the experiment's network, its description and its history."""
+    from equisynth.description import FORMAT, Description, write_description
     from equisynth.methods.base import method_class
-    from equisynth.model import FORMAT, Description, write_description
 
     torch.manual_seed(seed)
     network = method_class(settings.method).predictor(settings)

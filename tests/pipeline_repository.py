@@ -18,6 +18,7 @@ COPIED = ("src", "bin", "dvc.yaml", "params.yaml", "weights", ".dvc", ".dvcignor
 SMALLEST: dict[str, Any] = {
     "phantom": {"cases": {"train": 2, "validate": 1, "test": 1}, "voxel_size": [5.0, 5.0, 6.0], "shape": [40, 48, 32]},
     "data": {"voxel_size": [5.0, 5.0, 6.0]},
+    "preparation": {"registration": None},
     "training": {
         "patch_size": [16, 16, 16],
         "inference_stride": [12, 12, 12],
@@ -56,6 +57,7 @@ class Repository:
                 folder.mkdir(exist_ok=True)
                 shutil.copy(source, folder / name)
         repository = cls(folder)
+        repository.only("ixi")
         repository.parameters({"scales": {"demo": {"ixi": SMALLEST}}})
         repository.run("git", "init", "-q")
         repository.run("git", "add", "-A")
@@ -75,6 +77,16 @@ class Repository:
 
         path = self.folder / "params.yaml"
         path.write_text(yaml.safe_dump(merge(yaml.safe_load(path.read_text()), change), sort_keys=False))
+
+    def only(self, dataset: str) -> None:
+        """Takes the other datasets and their experiments out of params.yaml."""
+        path = self.folder / "params.yaml"
+        tree = yaml.safe_load(path.read_text())
+        for section in ("sources", "datasets"):
+            tree[section] = {dataset: tree[section][dataset]}
+        tree["scales"] = {scale: {dataset: parts[dataset]} for scale, parts in tree["scales"].items()}
+        tree["pipeline"] = {key: item for key, item in tree["pipeline"].items() if item["dataset"] == dataset}
+        path.write_text(yaml.safe_dump(tree, sort_keys=False))
 
     def json(self, name: str) -> Any:
         return json.loads((self.folder / name).read_text())

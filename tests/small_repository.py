@@ -99,7 +99,7 @@ def _parameters(settings: Settings) -> dict[str, object]:
         "scale": "demo",
         "seed": 0,
         "sources": {},
-        "datasets": {"ixi": {"data": data, "preparation": {}, "training": fields}},
+        "datasets": {"ixi": {"layout": "ixi", "data": data, "preparation": {}, "training": fields}},
         "methods": {"noreg": {"method": "supervised"}},
         "scales": {"demo": {}},
         "pipeline": {EXPERIMENT: {"dataset": "ixi", "method": "noreg", "code": "supervised", "overrides": {}}},

@@ -16,10 +16,11 @@ import pytest
 import tifffile
 
 from equisynth.apply import Request, predict_file
+from equisynth.description import FORMAT, Description, write_description
 from equisynth.errors import UserError
 from equisynth.files import sha256
 from equisynth.methods.base import build_method
-from equisynth.model import FORMAT, Description, network_states, save_weights, write_description
+from equisynth.model import network_states, save_weights
 from equisynth.registry import Pulled
 from test_training import settings
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from equisynth.config import LABEL_ROLES, Data, Intensity, RigidityCoefficient, Settings, published_entry
+from equisynth.config import LABEL_ROLES, ON_THE_FLY, Data, Intensity, RigidityCoefficient, Settings, published_entry
 
 INTENSITY: dict[str, Any] = {"modality": "A", "signal_range": 1.0, "unit": "1"}
 
@@ -44,7 +44,11 @@ def test_settings_survive_json() -> None:
 
 @pytest.mark.parametrize(("name", "role"), LABEL_ROLES.items())
 def test_label_names_have_a_role_in_the_prepared_layout(name: str, role: str) -> None:
-    assert settings(trains_on_label=name).label_role == role
+    same = {"lower": [0.5, 0.5], "upper": [0.5, 0.5]}
+    keys = ("width_range", "magnitude_range", "center_range", "translation_range")
+    deformation = {**dict.fromkeys(keys, same), "degree_range": {"lower": [0], "upper": [0]}}
+    made = name == ON_THE_FLY
+    assert settings(trains_on_label=name, label_deformation=deformation if made else None).label_role == role
     assert role in {"label", "label_aligned", "label_registered"}
 
 

@@ -79,6 +79,24 @@ def test_pictures(tmp_path: Path, channels: int) -> None:
     assert axes[0, 0].images[0].origin == "upper"
 
 
+def test_pictures_without_labels(tmp_path: Path) -> None:
+    fields: dict[str, Any] = data(2, 3).model_dump()
+    write_info(tmp_path, DatasetInfo(**fields, name="toy", splits=CASES, stored=("input",)))
+    for case in (case for cases in CASES.values() for case in cases):
+        write_case(tmp_path, case, {"input": picture(channels=3)}, np.eye(4), 2)
+    axes = drawn(draw_sheet(PreparedDataset.open(tmp_path), per_split=1), 1)
+    assert axes.shape == (3, 1)
+    assert axes[0, 0].get_title() == f"input ({fields['input']['modality']})"
+
+
+def test_regions_are_outlined(tmp_path: Path) -> None:
+    image = np.asarray(volume("input").dataobj)
+    body = (image > 20).astype(np.uint8)
+    axes = drawn(draw_sheet(dataset(tmp_path, {"input": image, "label": image, "input_body_mask": body}, 3), 1), 9)
+    outlined = [sum(isinstance(c, QuadContourSet) for c in ax.collections) for ax in axes[0]]
+    assert outlined == [1, 1, 1, 0, 0, 0, 0, 0, 0]
+
+
 def test_file(volumes: PreparedDataset) -> None:
     content = sheet_png(volumes)
     assert content == sheet_png(volumes)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from equisynth.description import FORMAT, Description, write_description
 from equisynth.errors import UserError
 from equisynth.methods.base import build_method
-from equisynth.model import FORMAT, Description, load_model, network_states, save_weights, write_description
+from equisynth.model import load_model, network_states, save_weights
 from test_training import settings
 
 

@@ -17,7 +17,11 @@ from equisynth.errors import UserError
 
 HERE = Path(__file__).parent
 EXPERIMENT = "ixi-eqsim_com_eqadv"
-PUBLISHED: dict[str, Any] = yaml.safe_load((HERE / "data/published_ixi.yaml").read_text(encoding="utf-8"))
+PUBLISHED: dict[str, Any] = {
+    name: entry
+    for path in sorted((HERE / "data").glob("published_*.yaml"))
+    for name, entry in yaml.safe_load(path.read_text(encoding="utf-8")).items()
+}
 OURS = params.read(HERE.parent / "params.yaml")
 REMOVED = object()
 
@@ -50,6 +54,10 @@ def message(content: Mapping[str, Any], folder: Path, experiment: str = EXPERIME
     return str(raised.value)
 
 
+def makes_pairs(dataset: str) -> bool:
+    return bool(OURS["datasets"][dataset]["training"]["trains_on_label"] == "deformed on the fly")
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_experiments_resolve_to_their_published_entries(name: str) -> None:
     assert published_entry(params.resolve(OURS, name, scale="paper")) == PUBLISHED[name]
@@ -61,12 +69,36 @@ def test_published_experiments_resolve_to_their_published_entries(name: str) -> 
         (scale, f"{dataset}-{method}")
         for scale, datasets in OURS["scales"].items()
         for dataset, method in itertools.product(datasets, OURS["methods"])
+        if makes_pairs(dataset) == ("label_deformation" in OURS["methods"][method])
     ],
 )
 def test_every_method_resolves_at_every_scale(scale: str, name: str) -> None:
     settings = params.resolve(OURS, name, scale)
     assert (settings.scale, settings.experiment) == (scale, name)
     assert settings.method == OURS["methods"][name.partition("-")[2]]["method"]
+
+
+@pytest.mark.parametrize("name", ["ixi-lr_eqsim_com", "coco-noreg"])
+def test_deformations_of_labels_go_with_labels_deformed_on_the_fly(name: str, tmp_path: Path) -> None:
+    said = message(OURS, tmp_path, name, "paper")
+    assert "label_deformation" in said
+    assert "'deformed on the fly'" in said
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("degree_range/upper", [1, 2], "as many values"),
+        ("width_range", {"lower": [0, 0.1], "upper": [0.3, 0.3]}, "expected widths above 0"),
+        ("centre_range", {"lower": [0, 0], "upper": [1, 1]}, "no such key here; known: width_range, magnitude_range"),
+    ],
+)
+def test_wrong_deformations_of_labels_are_named(key: str, value: Any, expected: str, tmp_path: Path) -> None:
+    content = tree()
+    change(content, f"methods/lr_eqsim_com/label_deformation/{key}", value)
+    said = message(content, tmp_path, "coco-lr_eqsim_com", "paper")
+    assert "methods.lr_eqsim_com.label_deformation" in said
+    assert expected in said
 
 
 def test_supervised_settings_hold_nothing_of_the_registration_networks() -> None:
@@ -141,11 +173,11 @@ MISTAKES: list[tuple[str, Any, list[str]]] = [
     ("datasets/ixi", None, ["datasets.ixi", "mapping"]),
     ("datasets/ixi/images", {}, ["datasets.ixi", "unknown key 'images'", "preparation"]),
     ("datasets/ixi/training", REMOVED, ["datasets.ixi", "'training' is missing"]),
-    ("scales/demo/coco", {}, ["scales.demo", "'coco'", "ixi"]),
+    ("scales/demo/retina", {}, ["scales.demo", "'retina'", "ixi"]),
     ("scales/demo/ixi/epochs", 3, ["scales.demo.ixi", "unknown key 'epochs'", "training"]),
     (f"pipeline/{EXPERIMENT}/method", "eqsim", [f"pipeline.{EXPERIMENT}.method", "'eqsim'", "eqsim_com_eqadv"]),
     (f"pipeline/{EXPERIMENT}/code", "supervised", [f"pipeline.{EXPERIMENT}.code", "'supervised'", "equivariant"]),
-    (f"pipeline/{EXPERIMENT}/dataset", "coco", [f"pipeline.{EXPERIMENT}.dataset", "'coco'", "ixi"]),
+    (f"pipeline/{EXPERIMENT}/dataset", "retina", [f"pipeline.{EXPERIMENT}.dataset", "'retina'", "ixi"]),
     (f"pipeline/{EXPERIMENT}/dataset", REMOVED, [f"pipeline.{EXPERIMENT}", "'dataset' is missing"]),
     (f"pipeline/{EXPERIMENT}/epochs", 3, [f"pipeline.{EXPERIMENT}", "unknown key 'epochs'", "overrides"]),
     (f"pipeline/{EXPERIMENT}/overrides", [1], ["overrides", "list", "mapping"]),

@@ -24,6 +24,7 @@ from equisynth.datasets.prepared import DatasetInfo, write_case, write_info
 ROOT = Path(__file__).parents[1]
 ONE_STEP = {"batch_size": 2, "epochs": 1, "epoch_steps": 1}  # the published batch of 4 fits no small machine
 PHOTOGRAPHS: dict[str, Any] = {  # the published photographs' task, on files made here
+    "layout": "folder",
     "data": {
         "n_dims": 2,
         "voxel_size": [1, 1],

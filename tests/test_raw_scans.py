@@ -22,14 +22,15 @@ from equisynth.datasets.head import head_atlas
 from equisynth.datasets.ixi import IxiPreparation, constants, prepare_case
 from equisynth.datasets.phantom import PhantomSource, case_names, make_case
 from equisynth.datasets.raw_scan import Scan
+from equisynth.description import DESCRIPTION, FORMAT, Description, write_description
 from equisynth.errors import UserError
 from equisynth.files import sha256
 from equisynth.methods.base import build_method
-from equisynth.model import DESCRIPTION, FORMAT, Description, network_states, save_weights, write_description
+from equisynth.model import network_states, save_weights
 from test_training import settings
 
 SOURCE = PhantomSource(cases={"train": 1, "validate": 1, "test": 1}, voxel_size=(5.0, 5.0, 6.0), shape=(40, 48, 32))
-PREPARATION = IxiPreparation(body_mask_closing=3, evaluation_dilation=0)
+PREPARATION = IxiPreparation(body_mask_closing=3, evaluation_dilation=0, registration=None)
 SIGNAL_RANGE = 6.5
 LIMIT = 0.02 * SIGNAL_RANGE
 

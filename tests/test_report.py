@@ -63,7 +63,9 @@ def test_the_error_is_hidden_outside_the_mask() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_2d_and_colour_and_no_aligned_label(channels: int) -> None:
     case = make_case((12, 10), aligned=False, channels=channels)
-    assert len(images(report.draw_case(case))) == 4
+    drawn = images(report.draw_case(case))
+    assert len(drawn) == 4
+    assert all((image.origin, image.get_array().shape[:2]) == ("upper", (12, 10)) for image in drawn)  # rows go down
     assert report.to_png(report.draw_case(case)).startswith(b"\x89PNG")
 
 
@@ -76,6 +78,15 @@ def test_the_grid_is_drawn_where_the_deformation_takes_it() -> None:
     np.testing.assert_array_equal(axial.lines[0].get_xdata(), np.full(8, 2.0))
     np.testing.assert_array_equal(sagittal.lines[0].get_xdata(), np.zeros(8))  # in this plane nothing moves
     np.testing.assert_allclose(coronal.images[0].get_array(), 3.0)  # 2 voxels of 1.5
+
+
+def test_the_grid_of_a_picture_lies_as_the_picture_does() -> None:
+    displacement = np.zeros((2, 12, 8), np.float32)
+    displacement[0] = 3.0  # rows, downwards
+    ax = report.draw_deformation(displacement, (1.0, 1.0), "shift").axes[0]
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), np.full(8, 3.0))
+    assert (ax.get_xlim(), ax.get_ylim()) == ((-0.5, 7.5), (11.5, -0.5))
+    assert ax.images[0].get_array().shape == (12, 8)
 
 
 def test_curves_have_one_plot_per_value_validation_first() -> None:

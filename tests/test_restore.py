@@ -38,7 +38,7 @@ def clone(repository: Path) -> Path:
     """Outputs of two experiments, the better one registered first; a third is known and was never trained."""
     shutil.rmtree("data")
     entry = {"dataset": "ixi", "method": "noreg", "code": "supervised"}
-    dataset = {"data": {}, "preparation": {}, "training": {}}
+    dataset = {"layout": "ixi", "data": {}, "preparation": {}, "training": {}}
     tree: dict[str, Any] = {
         "scale": "demo", "seed": 0, "sources": {}, "datasets": {"ixi": dataset},
         "methods": {"noreg": {"method": "supervised"}}, "scales": {"demo": {}},

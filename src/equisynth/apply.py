@@ -13,10 +13,11 @@ from types import ModuleType
 from typing import Any
 
 from equisynth import raw_input
+from equisynth.description import DESCRIPTION
 from equisynth.errors import UserError
 from equisynth.files import atomic_path, sha256, write_json
 from equisynth.inference import translate_volume
-from equisynth.model import DESCRIPTION, WEIGHTS, Model, load_model
+from equisynth.model import WEIGHTS, Model, load_model
 from equisynth.slides import predict_tiff
 from equisynth.volumes import read_mask, read_volume, write_volume
 

@@ -105,14 +105,10 @@ def _case_facts(dataset: PreparedDataset, case: str, split: str) -> dict[str, An
     return {
         "split": split,
         "shape": list(dataset.shape(case)),
-        "roles": _roles(dataset, case),
+        "roles": list(dataset.roles(case)),
         "label_valid": 1.0 if label_mask is None else round(float(label_mask.mean()), 3),
         "displacement_voxels": displacement,
     }
-
-
-def _roles(dataset: PreparedDataset, case: str) -> list[str]:
-    return sorted(path.stem for path in (dataset.folder / "cases" / case).glob("*.nii"))
 
 
 # --- words

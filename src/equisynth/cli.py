@@ -55,7 +55,9 @@ def raw(dataset: Dataset, jobs: Jobs = -1) -> None:
     from equisynth.stages import raw as stage
 
     with _timed(f"raw@{dataset}"):
-        stage.run(params.source(params.read(), dataset), dataset, Path("data/raw") / dataset, jobs)
+        tree = params.read()
+        layout = params.layout_of(tree, dataset)
+        stage.run(params.source(tree, dataset), dataset, Path("data/raw") / dataset, jobs, layout)
 
 
 @app.command(rich_help_panel=STAGES)

@@ -25,9 +25,11 @@ Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
 Weight = NonNegative | None
 """Weight of a loss term; none or zero: the term is not computed."""
 
+ON_THE_FLY = "deformed on the fly"
+"""The label that is made while training, see ``Settings.label_deformation``."""
 LABEL_ROLES: dict[str, str] = {
     "deformed": "label",
-    "deformed on the fly": "label",
+    ON_THE_FLY: "label",
     "unregistered": "label",
     "rigidly registered": "label",
     "aligned": "label_aligned",
@@ -110,6 +112,39 @@ class MinValidRatio(Strict):
 
     input: Annotated[float, Field(ge=0, le=1)] | None = None
     label: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+class Ranges(Strict):
+    """What is drawn uniformly between two bounds, one of each per axis (or per angle)."""
+
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Ranges:
+        if len(self.lower) != len(self.upper) or any(a > b for a, b in zip(self.lower, self.upper, strict=True)):
+            raise ValueError(f"found {self.lower} to {self.upper}, expected as many values, lower <= upper")
+        return self
+
+
+class LabelDeformation(Strict):
+    """Misalignment of labels that are made while training, from 2D pictures. Equal bounds: the same for all."""
+
+    width_range: Ranges  # standard deviation of the Gaussian bump, as a fraction of the side
+    magnitude_range: Ranges  # velocity at its centre, pixels
+    center_range: Ranges  # as a fraction of the side
+    degree_range: Ranges  # of the rotation that follows
+    translation_range: Ranges  # pixels
+
+    @model_validator(mode="after")
+    def _two_dimensional(self) -> LabelDeformation:
+        for key, ranges in self:
+            expected = 1 if key == "degree_range" else 2
+            if len(ranges.lower) != expected:
+                raise ValueError(f"{key}: found {len(ranges.lower)} values, expected {expected}")
+        if min(self.width_range.lower) <= 0:
+            raise ValueError(f"width_range: found {self.width_range.lower}, expected widths above 0")
+        return self
 
 
 class Features(Strict):
@@ -198,6 +233,7 @@ class Settings(Strict):
     transformations_per_sample: Count = 1
     min_valid_ratio: MinValidRatio = MinValidRatio()
     augment_with_random_transformation: bool = False
+    label_deformation: LabelDeformation | None = None
     features: Features
     normalization_groups: Count | None = 16
     final_activation: Literal["linear", "softplus"] = "linear"
@@ -218,6 +254,12 @@ class Settings(Strict):
         n_dims = self.data.n_dims
         if self.trains_on_label not in LABEL_ROLES:
             raise ValueError(f"trains_on_label is '{self.trains_on_label}', expected one of {sorted(LABEL_ROLES)}")
+        if (self.label_deformation is not None) != (self.trains_on_label == ON_THE_FLY):
+            found = "missing" if self.label_deformation is None else "set"
+            raise ValueError(
+                f"label_deformation is {found} and trains_on_label is '{self.trains_on_label}', "
+                f"expected label_deformation with '{ON_THE_FLY}' and with no other label"
+            )
         for key in ("patch_size", "training_stride", "inference_stride"):
             value = getattr(self, key)
             if value is not None and len(value) != n_dims:
@@ -283,8 +325,9 @@ def _is_range(value: tuple[Any, ...]) -> bool:
 PUBLISHED_ORDER = [
     "dataset", "trains_on_label", "batch_size", "patch_size", "training_stride", "inference_stride",
     "fusing_mask_smoothing", "random_transformation", "input_noise_std_range", "label_noise_std_range", "paired",
-    "transformations_per_sample", "min_valid_ratio", "augment_with_random_transformation", "features",
-    "normalization_groups", "final_activation", "epochs", "learning_rate", "loss", "rigidity", "discriminator",
+    "transformations_per_sample", "min_valid_ratio", "augment_with_random_transformation",
+    "label_deformation", "features", "normalization_groups", "final_activation", "epochs", "learning_rate", "loss",
+    "rigidity", "discriminator",
 ]  # fmt: skip
 
 
@@ -297,8 +340,9 @@ def published_entry(settings: Settings) -> dict[str, Any]:
     if loss.get("equivariant_adversarial"):
         del loss["equivariant_adversarial"]  # the published configurations have no such key; true is what they do
     entry["loss"] = loss
-    if entry["rigidity"] is None:
-        del entry["rigidity"]
-    elif entry["rigidity"]["coefficient"] is None:
+    for key in ("label_deformation", "rigidity"):
+        if entry[key] is None:
+            del entry[key]
+    if settings.rigidity is not None and settings.rigidity.coefficient is None:
         del entry["rigidity"]["coefficient"]
     return entry

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from equisynth.datasets.prepared import SPLITS, PreparedDataset
+from equisynth.datasets.roles import REGIONS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,28 +33,29 @@ CONTOURS = {
     "input_mask": "tab:orange",
     "label_mask": "tab:cyan",
     "evaluation_mask": "tab:green",
+    "input_body_mask": "tab:red",
+    "label_body_mask": "tab:purple",
 }
 
 
 @dataclass(frozen=True)
 class _Slice:
-    """One slice of a case, thinned: images (a, b) or (a, b, C), masks (a, b), height of a pixel over its width."""
+    """One slice of a case, thinned: input and perhaps label (a, b) or (a, b, C), masks (a, b), a pixel's shape."""
 
-    input: Array
-    label: Array
+    images: tuple[Array, ...]
     masks: dict[str, Array]
-    aspect: float
+    aspect: float  # height of a pixel over its width
 
     @property
     def height(self) -> float:
         """Of the drawing over its width, within bounds that keep a sheet legible."""
-        return float(np.clip(self.input.shape[1] * self.aspect / self.input.shape[0], 0.3, 2.0))
+        return float(np.clip(self.images[0].shape[1] * self.aspect / self.images[0].shape[0], 0.3, 2.0))
 
 
 def draw_sheet(dataset: PreparedDataset, per_split: int = 2) -> Figure:
     """Input | label | checkerboard of both, with the outlines of the masks, for the first cases of each split.
 
-    Volumes are shown in the middle slice across each axis.
+    Volumes are shown in the middle slice across each axis; of a dataset that stores no labels, the input alone.
 
     Args:
         per_split: cases of each split at most.
@@ -63,22 +65,23 @@ def draw_sheet(dataset: PreparedDataset, per_split: int = 2) -> Figure:
 
     info = dataset.info
     planes = range(3) if info.n_dims == 3 else range(1)
-    rows = {
-        (split, case): [_cut(dataset, case, plane) for plane in planes]
-        for split in SPLITS
-        for case in dataset.cases(split)[:per_split]
-    }
+    chosen = [(split, case) for split in SPLITS for case in dataset.cases(split)[:per_split]]
+    paired = all(dataset.has(case, "label") for _, case in chosen)
+    sides = ("input", "label") if paired else ("input",)
+    rows = {(split, case): [_cut(dataset, case, sides, plane) for plane in planes] for split, case in chosen}
     width = PANEL if info.n_dims == 3 else 2 * PANEL
     heights = [width * max(cut.height for cut in cuts) + 0.2 for cuts in rows.values()]
-    figure = Figure(figsize=(3 * len(planes) * width + 0.4, sum(heights) + 0.9), layout="constrained")
-    axes = figure.subplots(len(rows), 3 * len(planes), squeeze=False, height_ratios=heights)
+    titles = [f"input ({info.input.modality})", f"label ({info.label.modality})", "both, in squares"]
+    titles = titles if paired else titles[:1]
+    columns = len(titles) * len(planes)
+    figure = Figure(figsize=(columns * width + 0.4, sum(heights) + 0.9), layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
     shown: set[str] = set()
-    titles = (f"input ({info.input.modality})", f"label ({info.label.modality})", "both, in squares")
     for row, ((split, case), cuts) in enumerate(rows.items()):
-        windows = [_window([getattr(cut, side) for cut in cuts]) for side in ("input", "label")]
+        windows = [_window(images) for images in zip(*(cut.images for cut in cuts), strict=True)]
         for plane, cut in enumerate(cuts):
-            grey = [_shown(image, window) for image, window in zip((cut.input, cut.label), windows, strict=True)]
-            for column, image in enumerate((*grey, _checkerboard(*grey))):
+            grey = [_shown(image, window) for image, window in zip(cut.images, windows, strict=True)]
+            for column, image in enumerate((*grey, _checkerboard(*grey)) if paired else grey):
                 ax = axes[row, column * len(planes) + plane]
                 outlined = _outlined(column, cut.masks)
                 _draw(ax, image, cut.aspect, {role: cut.masks[role] for role in outlined}, info.n_dims)
@@ -127,7 +130,7 @@ def _draw(ax: Axes, image: Array, aspect: float, masks: Mapping[str, Array], n_d
         ax.contour(np.swapaxes(mask, 0, 1), levels=[0.5], colors=CONTOURS[role], linewidths=0.8)
 
 
-def _cut(dataset: PreparedDataset, case: str, plane: int) -> _Slice:
+def _cut(dataset: PreparedDataset, case: str, sides: Sequence[str], plane: int) -> _Slice:
     """The middle slice across an axis of a volume; a 2D image whole."""
     shape, voxel_size = dataset.shape(case), dataset.info.voxel_size
     across = plane if len(shape) == 3 else None
@@ -136,21 +139,23 @@ def _cut(dataset: PreparedDataset, case: str, plane: int) -> _Slice:
     index = tuple(shape[axis] // 2 if axis == across else slice(None, None, step) for axis in range(len(shape)))
     masks = {}
     for role in CONTOURS:
-        mask = dataset.mask(case, role.removesuffix("_mask"))
+        name = role.removesuffix("_mask")
+        mask = dataset.region(case, name) if name in REGIONS else dataset.mask(case, name)
         if mask is not None:
             masks[role] = np.asarray(mask[index])
     first, second = (voxel_size[axis] for axis in inside)
-    image, label = (np.asarray(dataset.image(case, role)[index]) for role in ("input", "label"))
+    images = tuple(np.asarray(dataset.image(case, side)[index]) for side in sides)
     if len(shape) == 3:
-        return _Slice(image, label, masks, second / first)
+        return _Slice(images, masks, second / first)
     # Rows go from top to bottom: the drawing swaps axes for the volumes' sake.
     upright = {role: mask.T for role, mask in masks.items()}
-    return _Slice(np.swapaxes(image, 0, 1), np.swapaxes(label, 0, 1), upright, first / second)
+    return _Slice(tuple(np.swapaxes(image, 0, 1) for image in images), upright, first / second)
 
 
 def _outlined(column: int, masks: dict[str, Array]) -> list[str]:
     """Masks whose outline belongs onto the input, the label and the checkerboard; full ones have none."""
-    wanted = (("input_mask", "evaluation_mask"), ("label_mask", "evaluation_mask"), ())[column]
+    side = ("input", "label", None)[column]
+    wanted = () if side is None else (f"{side}_mask", f"{side}_body_mask", "evaluation_mask")
     return [role for role in wanted if role in masks and masks[role].min() != masks[role].max()]
 
 

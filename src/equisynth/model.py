@@ -1,33 +1,20 @@
-"""A trained model on disk: weights as safetensors, everything needed to use them as JSON, no pickles."""
+"""A trained model on disk: weights as safetensors beside their description (``description.py``), no pickles."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from equisynth.config import Settings, Strict
+from equisynth.description import DESCRIPTION, Description, read_description
 from equisynth.errors import UserError
-from equisynth.files import atomic_path, read_json, write_json
+from equisynth.files import atomic_path
 from equisynth.methods.base import method_class
 
-FORMAT = 1
-WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
-
-
-class Description(Strict):
-    """What a model is and how to feed it; ``preparation`` holds the constants that raw scans need."""
-
-    format: int
-    settings: Settings
-    preparation: dict[str, Any]
-    best_epoch: int
-    selection: float
+WEIGHTS = "model.safetensors"
 
 
 class Model:
@@ -76,32 +63,6 @@ def read_weights(path: Path, prefix: str = "") -> dict[str, Tensor]:
             return {key[len(prefix) :]: file.get_tensor(key) for key in keys if key.startswith(prefix)}
     except SafetensorError as error:
         raise UserError(f"{path}: is not a readable safetensors file ({error}); train or pull it again") from None
-
-
-def write_description(folder: Path, description: Description) -> None:
-    write_json(folder / DESCRIPTION, description.model_dump(mode="json"))
-
-
-def read_description(folder: Path) -> Description:
-    """The description in a model's folder.
-
-    Raises:
-        UserError: absent, unreadable, or written by a newer program.
-    """
-    path = folder / DESCRIPTION
-    content = read_json(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise UserError(
-            f"{path}: model format {found!r}, this version of equisynth reads format {FORMAT}; update equisynth, or "
-            "train or pull the model again"
-        )
-    try:
-        return Description.model_validate(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: {key}: {first['msg']}; the file was changed or is damaged") from None
 
 
 def load_model(folder: Path | str, device: str | torch.device | None = None) -> Model:

@@ -21,7 +21,7 @@ FILE = "params.yaml"
 SECTIONS = (
     "scale", "seed", "sources", "datasets", "methods", "scales", "pipeline", "search", "evaluation", "registry",
 )  # fmt: skip
-DATASET_PARTS = ("data", "preparation", "training")
+DATASET_PARTS = ("layout", "data", "preparation", "training")
 SCALE_PARTS = ("phantom", "data", "preparation", "training")
 
 
@@ -124,6 +124,12 @@ def source(tree: Tree, dataset: str, scale: str | None = None) -> Tree:
     _choice(dataset, tree["sources"], "sources")
     chosen = _mapping(tree["sources"][dataset], f"sources.{dataset}")
     return merge(chosen, _scale_part(tree, scale, dataset, "phantom") if chosen.get("kind") == "phantom" else {})
+
+
+def layout_of(tree: Tree, dataset: str) -> str:
+    """The kind of a dataset's raw data: the name of a module in ``equisynth/layouts``."""
+    _choice(dataset, tree["datasets"], "datasets")
+    return str(tree["datasets"][dataset]["layout"])
 
 
 def preparation(tree: Tree, dataset: str, scale: str | None = None) -> Tree:

@@ -7,19 +7,20 @@ from pathlib import Path
 import numpy as np
 
 from equisynth.datasets.prepared import PreparedDataset
+from equisynth.datasets.prepared_files import as_nifti
 from equisynth.errors import UserError
 from equisynth.files import atomic_path
 
 
 def write_prediction(path: Path, values: np.ndarray, dataset: PreparedDataset, case: str) -> None:
-    """An uncompressed NIfTI on the case's grid, whole or not at all; channels lie in the fifth axis."""
+    """An uncompressed NIfTI on the case's grid, whole or not at all; channels lie in the fifth axis.
+
+    Raises:
+        UserError: a side is longer than NIfTI holds.
+    """
     import nibabel
 
-    n_dims = dataset.info.n_dims
-    if values.ndim > n_dims:
-        values = values.reshape(*values.shape[:n_dims], *(1,) * (4 - n_dims), values.shape[-1])
-    image = nibabel.Nifti1Image(values, dataset.affine(case))
-    image.header.set_xyzt_units("mm")
+    image = as_nifti(path, values, dataset.affine(case), dataset.info.n_dims)
     with atomic_path(path) as temporary:
         nibabel.save(image, temporary)
 

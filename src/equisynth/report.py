@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 Array = npt.NDArray[Any]
 DPI = 110
+TITLE_WIDTH = 26  # characters that fit over a column
 PLANES = ("sagittal", "coronal", "axial")  # a slice across the first, second, third axis of a RAS volume
 ERROR_RANGE = 0.25
 """The error's colours end at this share of the label's signal."""
@@ -66,54 +69,47 @@ def draw_case(case: CasePictures) -> Figure:
         error = np.where(case.mask > 0, error, np.nan)
     extent = ERROR_RANGE * (_window(reference)[1] - _window(reference)[0])
 
-    planes = _middle_planes(reference.shape[: case.n_dims])
+    planes = _middle_planes(reference.shape[: case.n_dims], case.voxel_size)
     figure = _figure(1.9 * (len(columns) + 1) + 0.6, 2.0 * len(planes) + 0.5)
     axes = figure.subplots(len(planes), len(columns) + 1, squeeze=False)
-    for row, (label, index) in enumerate(planes):
-        aspect = _aspect(case.voxel_size, index)
+    for row, plane in enumerate(planes):
         for ax, (title, image) in zip(axes[row], columns.items(), strict=False):
-            _show(ax, image[index], limits[title], aspect)
-            ax.set_title(title if row == 0 else "", fontsize=9)
-        drawn = axes[row, -1].imshow(
-            _upright(error[index]), cmap="RdBu_r", vmin=-extent, vmax=extent, aspect=aspect, origin="lower"
-        )
-        _bare(axes[row, -1])
+            _show(ax, _grey_or_colour(image[plane.index], limits[title]), plane, limits[title], "gray", "nearest")
+            ax.set_title(textwrap.fill(title, TITLE_WIDTH) if row == 0 else "", fontsize=9)
+        drawn = _show(axes[row, -1], error[plane.index], plane, (-extent, extent), "RdBu_r")
         axes[row, -1].set_title("error" if row == 0 else "", fontsize=9)
-        axes[row, 0].set_ylabel(label, fontsize=9)
+        axes[row, 0].set_ylabel(plane.name, fontsize=9)
     figure.colorbar(drawn, ax=axes[:, -1], shrink=0.8, label="prediction - label")
     figure.suptitle(case.name, fontsize=10)
     return figure
 
 
-def draw_deformation(displacement: Array, voxel_size: Sequence[float], title: str, spacing: int = 4) -> Figure:
+def draw_deformation(
+    displacement: Array, voxel_size: Sequence[float], title: str, spacing: int | None = None
+) -> Figure:
     """A regular grid after a deformation, over the length of the displacement, in the middle slice across each axis.
 
     Args:
         displacement: (n, *S) in voxels.
-        spacing: voxels between grid lines.
+        spacing: voxels between grid lines; by default 4, more where that gave over 40 of them.
     """
     sizes = np.asarray(voxel_size, dtype=np.float32)
+    spacing = spacing or max(4, max(displacement.shape[1:]) // 40)
     length = np.sqrt(sum((displacement[axis] * sizes[axis]) ** 2 for axis in range(len(sizes))))
-    planes = _middle_planes(length.shape)
+    planes = _middle_planes(length.shape, voxel_size)
     figure = _figure(3.4 * len(planes) + 0.6, 3.6)
     axes = figure.subplots(1, len(planes), squeeze=False)[0]
-    for ax, (label, index) in zip(axes, planes, strict=True):
-        drawn = ax.imshow(
-            _upright(length[index]), cmap="viridis", vmin=0, vmax=float(length.max()) or 1.0, origin="lower",
-            aspect=_aspect(voxel_size, index),
-        )  # fmt: skip
-        first, second = (axis for axis in range(len(sizes)) if isinstance(index[axis], slice))
-        shape = (displacement.shape[1 + first], displacement.shape[1 + second])
-        rows, columns = np.meshgrid(np.arange(shape[0]), np.arange(shape[1]), indexing="ij")
-        moved = (rows + displacement[(first, *index)], columns + displacement[(second, *index)])
-        for line in range(0, shape[0], spacing):
-            ax.plot(moved[0][line], moved[1][line], color="white", linewidth=0.6)
-        for line in range(0, shape[1], spacing):
-            ax.plot(moved[0][:, line], moved[1][:, line], color="white", linewidth=0.6)
-        ax.set_xlim(-0.5, shape[0] - 0.5)
-        ax.set_ylim(-0.5, shape[1] - 0.5)
-        _bare(ax)
-        ax.set_title(label, fontsize=9)
+    for ax, plane in zip(axes, planes, strict=True):
+        drawn = _show(ax, length[plane.index], plane, (0, float(length.max()) or 1.0), "viridis")
+        limits = ax.get_xlim(), ax.get_ylim()
+        moved = [grid + displacement[(axis, *plane.index)] for axis, grid in zip(plane.axes, plane.grids, strict=True)]
+        x, y = moved[::-1] if plane.rows_down else moved
+        for line in range(0, x.shape[0], spacing):
+            ax.plot(x[line], y[line], color="white", linewidth=0.6)
+        for line in range(0, x.shape[1], spacing):
+            ax.plot(x[:, line], y[:, line], color="white", linewidth=0.6)
+        ax.set(xlim=limits[0], ylim=limits[1])
+        ax.set_title(plane.name, fontsize=9)
     figure.colorbar(drawn, ax=axes, shrink=0.8, label="length of the displacement (mm or pixels)")
     figure.suptitle(title, fontsize=10)
     return figure
@@ -172,21 +168,46 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _middle_planes(shape: Sequence[int]) -> list[tuple[str, tuple[int | slice, ...]]]:
-    """Name and index of the middle slice across each axis; the only one of a 2D image."""
+@dataclass(frozen=True)
+class _Plane:
+    """A slice as it is drawn.
+
+    Attributes:
+        axes: the two axes that it holds.
+        index: of the slice in the image.
+        shape: of the slice.
+        aspect: height of a drawn pixel over its width.
+        rows_down: a photograph's first axis points down, its second to the right; else, as a RAS volume is looked at,
+            the first to the right and the second up.
+    """
+
+    name: str
+    axes: tuple[int, int]
+    index: tuple[int | slice, ...]
+    shape: tuple[int, int]
+    aspect: float
+    rows_down: bool
+
+    @property
+    def grids(self) -> tuple[Array, Array]:
+        """Indices along both axes, of the slice's shape."""
+        first, second = np.indices(self.shape)
+        return first, second
+
+
+def _middle_planes(shape: Sequence[int], voxel_size: Sequence[float]) -> list[_Plane]:
+    """The middle slice across each axis; a 2D image is the only one."""
     if len(shape) == 2:
-        return [("", (slice(None), slice(None)))]
-    whole: tuple[int | slice, ...] = (slice(None),) * len(shape)
-    return [
-        (f"{PLANES[axis]} {size // 2}", (*whole[:axis], size // 2, *whole[axis + 1 :]))
-        for axis, size in enumerate(shape)
-    ]
-
-
-def _aspect(voxel_size: Sequence[float], index: Sequence[int | slice]) -> float:
-    """Height of a drawn pixel over its width."""
-    first, second = (size for size, part in zip(voxel_size, index, strict=True) if isinstance(part, slice))
-    return second / first
+        aspect = voxel_size[0] / voxel_size[1]
+        return [_Plane("", (0, 1), (slice(None), slice(None)), (shape[0], shape[1]), aspect, rows_down=True)]
+    planes = []
+    for across, size in enumerate(shape):
+        first, second = (axis for axis in range(3) if axis != across)
+        index = tuple(size // 2 if axis == across else slice(None) for axis in range(3))
+        aspect = voxel_size[second] / voxel_size[first]
+        name = f"{PLANES[across]} {size // 2}"
+        planes.append(_Plane(name, (first, second), index, (shape[first], shape[second]), aspect, rows_down=False))
+    return planes
 
 
 def _window(image: Array) -> tuple[float, float]:
@@ -195,29 +216,32 @@ def _window(image: Array) -> tuple[float, float]:
     return float(low), float(high) if high > low else float(low) + 1.0
 
 
-def _show(ax: Axes, image: Array, limits: tuple[float, float], aspect: float) -> None:
-    if image.ndim == 3:  # channels last: a colour picture
-        image = np.clip((np.asarray(image, dtype=np.float32) - limits[0]) / (limits[1] - limits[0]), 0, 1)
-    ax.imshow(
-        _upright(image),
-        cmap="gray",
-        vmin=limits[0],
-        vmax=limits[1],
-        aspect=aspect,
-        origin="lower",
-        interpolation="nearest",
-    )
-    _bare(ax)
+def _grey_or_colour(image: Array, limits: tuple[float, float]) -> Array:
+    """A colour picture (*S, C) from 0 to 1; a grey one as it is."""
+    if image.ndim == 2:
+        return image
+    return np.clip((np.asarray(image, dtype=np.float32) - limits[0]) / (limits[1] - limits[0]), 0, 1)
 
 
-def _upright(image: Array) -> Array:
-    """First axis to the right, second axis up, as a RAS volume is looked at."""
-    return np.swapaxes(image, 0, 1)
-
-
-def _bare(ax: Axes) -> None:
+def _show(
+    ax: Axes,
+    image: Array,
+    plane: _Plane,
+    limits: tuple[float, float],
+    colours: str,
+    interpolation: str | None = None,
+) -> AxesImage:
     ax.set_xticks([])
     ax.set_yticks([])
+    return ax.imshow(
+        image if plane.rows_down else np.swapaxes(image, 0, 1),
+        cmap=colours,
+        vmin=limits[0],
+        vmax=limits[1],
+        aspect=plane.aspect,
+        origin="upper" if plane.rows_down else "lower",
+        interpolation=interpolation,
+    )
 
 
 def _validation_first(key: str) -> tuple[bool, str]:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from equisynth.dataset_versions import trained_on
+from equisynth.description import DESCRIPTION, read_description
 from equisynth.errors import UserError
 from equisynth.files import read_json, sha256
-from equisynth.model import DESCRIPTION, WEIGHTS, read_description
+from equisynth.model import WEIGHTS
 from equisynth.params import dataset_of, read
 from equisynth.registry import version_numbers
 from equisynth.stages.register import describe, enrol

@@ -133,13 +133,13 @@ def _run_trial(
 
 def _own_training(prepared: Path, folder: Path, objective: str) -> TrainTrial:
     def train_trial(settings: Settings, report: Report) -> dict[str, Any]:
-        from equisynth.datasets.prepared import PreparedDataset
+        from equisynth.datasets.opened import open_dataset
         from equisynth.evaluation.aligned import evaluate_split
         from equisynth.model import load_model
         from equisynth.stages.predict import translate_case
         from equisynth.stages.train import train_once
 
-        dataset = PreparedDataset.open(prepared)
+        dataset = open_dataset(prepared, settings)
         out = folder / hash_json(settings.model_dump(mode="json"))  # the same parameters continue their checkpoints
         train_once(settings, dataset, out, report)
         model = load_model(out)

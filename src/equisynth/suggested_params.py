@@ -52,8 +52,15 @@ def suggest(findings: Findings, name: str) -> Tree | None:
     }
     nothing: Tree = {"phantom": {}, "data": {}, "preparation": {}}
     return {
-        "sources": {name: {"kind": "path", "layout": "folder", "path": findings.path}},
-        "datasets": {name: {"data": data, "preparation": preparation, "training": _published(shape, n_dims)}},
+        "sources": {name: {"kind": "path", "path": findings.path}},
+        "datasets": {
+            name: {
+                "layout": "folder",
+                "data": data,
+                "preparation": preparation,
+                "training": _published(shape, n_dims),
+            }
+        },
         "scales": {
             "paper": {name: {**nothing, "training": {}}},
             "demo": {name: {**nothing, "training": _small(shape, voxel_size)}},

@@ -28,12 +28,17 @@ from equisynth.datasets.phantom import PhantomSource, case_names, make_case, wri
 from equisynth.errors import UserError
 from equisynth.geometry.warping import compose, warp
 from equisynth.preprocessing import intensity
+from equisynth.preprocessing.registration import BSplineStep, Registration, RigidStep
 from equisynth.preprocessing.resampling import resampled_shape
 
 SOURCE = PhantomSource(cases={"train": 1, "validate": 1, "test": 1}, voxel_size=(4.0, 4.0, 4.4), shape=(48, 54, 39))
 DEMO = IxiPreparation(
     body_mask_closing=3,
     evaluation_dilation=2,
+    registration=Registration(
+        rigid=RigidStep(iterations=60, samples=1000, step_size_samples=500),
+        bspline=BSplineStep(iterations=60, samples=1000, step_size_samples=500, grid_spacing=30),
+    ),
     deformation=Deformation(
         velocity_mean_mm=(5, 5, -5), velocity_std_mm=60, rotation_degrees=(2, 5), translation_mm=(2, 6)
     ),
@@ -57,8 +62,8 @@ def prepared(scans: dict[str, Scan]) -> tuple[dict[str, np.ndarray], dict]:
 
 def test_arrays(prepared: tuple[dict[str, np.ndarray], dict]) -> None:
     arrays, _ = prepared
-    images = {"input", "label", "label_aligned"}
-    masks = {"label_mask", "evaluation_mask"}
+    images = {"input", "label", "label_aligned", "label_registered"}
+    masks = {"label_mask", "evaluation_mask", "label_registered_mask"}
     fields = {"deformation", "inverse_deformation"}
     assert set(arrays) == images | masks | fields
     for role, values in arrays.items():
@@ -66,6 +71,18 @@ def test_arrays(prepared: tuple[dict[str, np.ndarray], dict]) -> None:
         assert values.dtype == (np.uint8 if role in masks else np.float32)
     for role in masks:
         assert set(np.unique(arrays[role])) == {0, 1}
+
+
+def test_registering_the_label_again_brings_it_closer_to_the_truth(
+    prepared: tuple[dict[str, np.ndarray], dict],
+) -> None:
+    arrays, _ = prepared
+    inside = (arrays["label_registered_mask"] & arrays["label_mask"] & arrays["evaluation_mask"]) > 0
+    before, after = (
+        np.abs(arrays[role] - arrays["label_aligned"])[inside].mean() for role in ("label", "label_registered")
+    )
+    assert inside.mean() > 0.2
+    assert after < 0.8 * before
 
 
 def test_white_matter_is_about_one(prepared: tuple[dict[str, np.ndarray], dict]) -> None:

@@ -138,6 +138,9 @@ class MemoryDataset:
     def has(self, case: str, role: str) -> bool:
         return role in ("input", "label")
 
+    def shape(self, case: str) -> tuple[int, ...]:
+        return self.images[case].shape
+
     def image(self, case: str, role: str) -> np.ndarray:
         return self.images[case]
 

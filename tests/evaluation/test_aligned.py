@@ -19,7 +19,7 @@ class MemoryDataset:
     def __init__(self, curve: Any, roles: tuple[str, ...] = ("label", "label_aligned"), clip: Any = None) -> None:
         state = np.random.RandomState(0)
         intensity = SimpleNamespace(channels=1, clip=clip, signal_range=2.0, background=0.0)
-        self.info = SimpleNamespace(n_dims=3, input=intensity, label=intensity)
+        self.info = SimpleNamespace(n_dims=3, input=intensity, label=intensity, invalid_at_or_below=None)
         self.splits = {"train": ["c", "a"], "test": ["d", "b"]}
         self.arrays: dict[tuple[str, str], np.ndarray] = {}
         for case in "abcd":
@@ -122,7 +122,7 @@ def test_colours_have_a_fit_each() -> None:
     dataset = MemoryDataset(lambda x: x)
     state = np.random.RandomState(0)
     intensity = SimpleNamespace(channels=3, clip=None, signal_range=255.0, background=0.0)
-    dataset.info = SimpleNamespace(n_dims=2, input=intensity, label=intensity)
+    dataset.info = SimpleNamespace(n_dims=2, input=intensity, label=intensity, invalid_at_or_below=None)
     dataset.arrays = {}
     for case in "abcd":
         image = state.randint(0, 256, (20, 22, 3)).astype(np.uint8)
@@ -131,3 +131,12 @@ def test_colours_have_a_fit_each() -> None:
     result = evaluate_references(dataset, "test")
     assert result["linear_fit"]["mae"] == pytest.approx(0, abs=1e-3)
     assert result["lookup_table"]["mae"] < 255 / LOOKUP_BINS
+
+
+def test_values_that_mean_invalid_are_no_truth() -> None:
+    dataset = MemoryDataset(lambda x: 2 * x)
+    dataset.info.invalid_at_or_below = 0
+    for case in "abcd":
+        dataset.arrays[case, "label_aligned"][10:] = 0  # beyond what was registered
+    found = evaluate_split(dataset, "test", lambda case: 2 * dataset.arrays[case, "input"])
+    assert found["pooled"]["mae"] == pytest.approx(0, abs=1e-7)

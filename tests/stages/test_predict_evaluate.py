@@ -18,12 +18,13 @@ from safetensors.torch import load_file
 
 from equisynth.config import Settings
 from equisynth.datasets.prepared import DatasetInfo, PreparedDataset, write_case, write_info
+from equisynth.description import FORMAT, Description, write_description
 from equisynth.errors import UserError
 from equisynth.evaluation import fid
 from equisynth.files import MARK
 from equisynth.inference import translate_volume
 from equisynth.methods.base import build_method
-from equisynth.model import FORMAT, WEIGHTS, Description, load_model, network_states, save_weights, write_description
+from equisynth.model import WEIGHTS, load_model, network_states, save_weights
 from equisynth.params import read, resolve
 from equisynth.predictions import write_prediction
 from equisynth.stages import evaluate, predict
@@ -67,7 +68,8 @@ def places(tmp_path: Path, monkeypatch: Any) -> Path:
     method = build_method(chosen)
     save_weights(tmp_path / "model" / WEIGHTS, network_states(method.networks))
     description = Description(format=FORMAT, settings=chosen, preparation={}, best_epoch=1, selection=0.5)
-    write_description(tmp_path / "model", description)
+    for folder in ("model", "models/experiment", "models/truth"):  # the stage evaluate reads no weights
+        write_description(tmp_path / folder, description)
     (tmp_path / "params.yaml").write_text(PARAMS.read_text())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))

@@ -25,7 +25,12 @@ SOURCE: dict[str, Any] = {
     "shape": [38, 43, 31],
     "incomplete_cases": 1,
 }
-PREPARATION: dict[str, Any] = {"body_mask_closing": 2, "evaluation_dilation": 1, "deformation": {"velocity_std_mm": 30}}
+PREPARATION: dict[str, Any] = {
+    "body_mask_closing": 2,
+    "evaluation_dilation": 1,
+    "deformation": {"velocity_std_mm": 30},
+    "registration": None,
+}
 PD, T2 = (Intensity(modality=m, clip=(0, 6.5), signal_range=6.5, unit="white matter = 1") for m in ("PD", "T2"))
 DATA = Data(n_dims=3, voxel_size=(5.0, 5.0, 5.5), input=T2, label=PD, licence="CC BY-SA 3.0")
 
@@ -208,8 +213,8 @@ def test_archives_of_the_user(prepared: Path, raw_folder: Path, tmp_path: Path) 
     [
         ({"kind": "phantom", "cases": {"train": 0, "validate": 1, "test": 1}}, "cases"),
         ({"kind": "phantom", "sead": 1}, "sead"),
-        ({"kind": "disk"}, "found 'disk', expected 'phantom' or 'path'"),
-        ({"kind": "path", "path": "nowhere"}, "nowhere has no IXI-T1.tar"),
+        ({"kind": "disk"}, "found 'disk', expected 'phantom' or 'path' or 'download'"),
+        ({"kind": "path", "path": "nowhere"}, "nowhere not found"),
     ],
 )
 def test_wrong_source(tmp_path: Path, source: dict[str, Any], message: str) -> None:
@@ -220,5 +225,7 @@ def test_wrong_source(tmp_path: Path, source: dict[str, Any], message: str) -> N
 
 
 def test_unknown_dataset(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"sources\.mri: no such dataset"):
+    with pytest.raises(
+        UserError, match=r"datasets\.mri\.layout: found 'mri', expected one of: cermep, coco, folder, ixi, staining"
+    ):
         raw.run(SOURCE, "mri", tmp_path / "mri")

@@ -47,8 +47,9 @@ def _directory(folder: Path) -> None:
 
 def _photos(folder: Path) -> None:
     """A model of photographs in three colours."""
+    from equisynth.description import FORMAT, Description, write_description
     from equisynth.methods.base import build_method
-    from equisynth.model import FORMAT, Description, network_states, save_weights, write_description
+    from equisynth.model import network_states, save_weights
     from mlflow_repository import make_settings
 
     colours = {"modality": "A", "unit": "8 bit", "signal_range": 255.0, "channels": 3, "mean": [0] * 3, "std": [1] * 3}

@@ -16,8 +16,9 @@ import yaml
 
 from equisynth import params
 from equisynth.datasets.prepared import DatasetInfo, write_case, write_info
+from equisynth.description import FORMAT, Description, write_description
 from equisynth.methods.base import build_method
-from equisynth.model import FORMAT, Description, network_states, save_weights, write_description
+from equisynth.model import network_states, save_weights
 from wrong_inputs.entry import Arrange
 
 EXPERIMENT = "ixi-eqsim_com_eqadv"

@@ -29,6 +29,7 @@ from equisynth.geometry.warping import warp
 from equisynth.preprocessing import intensity, morphology, resampling
 from equisynth.preprocessing.body_mask import body_mask
 from equisynth.preprocessing.brain_mask import brain_mask, robex_brain_mask
+from equisynth.preprocessing.registration import Registration, register_rigid_then_bspline
 
 MODALITIES = ("T1", "T2", "PD")
 
@@ -57,6 +58,7 @@ class IxiPreparation(Strict):
     body_mask_closing: Whole = 8  # radius in voxels
     evaluation_dilation: Whole = 5  # radius in voxels
     bias_correction: bool = False
+    registration: Registration | None = Registration()  # of the deformed label to the input again; null: none
     robex_path: str | None = None
     splits: Splits | None = None
 
@@ -137,7 +139,8 @@ def prepare_case(
 
     Returns:
         Role -> array: ``input``, ``label``, ``label_aligned`` (*S) float32, ``label_mask``, ``evaluation_mask`` (*S)
-        uint8, ``deformation``, ``inverse_deformation`` (3, *S) float32 in voxels, with
+        uint8, perhaps ``label_registered`` and its mask; ``deformation``, ``inverse_deformation`` (3, *S) float32 in
+        voxels, with
         ``label(p) = label_aligned(p + deformation(p))`` inside ``label_mask``;
         and JSON-like facts: ``body_quantiles`` and ``edge_shares`` of the input, ``orientation`` of the T2 scan,
         ``mean_displacement`` in voxels (evaluation mask), ``valid_ratio`` of the label.
@@ -179,6 +182,8 @@ def prepare_case(
         "deformation": deformation,
         "inverse_deformation": inverse,
     }
+    if preparation.registration is not None:
+        arrays |= _registered_again(arrays, voxel_size, preparation.registration)
     t2_body = (resampled(bodies["T2"]) > 0.5).astype(np.uint8)
     facts = {
         "orientation": resampling.orientation(t2.affine),
@@ -188,6 +193,18 @@ def prepare_case(
         "valid_ratio": float(valid.mean()),
     }
     return arrays, facts
+
+
+def _registered_again(
+    arrays: Mapping[str, npt.NDArray[Any]], voxel_size: Vector, settings: Registration
+) -> dict[str, npt.NDArray[Any]]:
+    """The deformed label registered to the input by elastix, as traditional methods train on it (step 7)."""
+    affine = np.diag([*voxel_size, 1.0])
+    try:
+        found = register_rigid_then_bspline(arrays["input"], arrays["label"], affine, arrays["label_mask"], settings)
+    except UserError as error:
+        raise CaseSkipped(f"its label cannot be registered again: {error}") from None
+    return {"label_registered": found.values, "label_registered_mask": found.mask}
 
 
 def random_deformation(

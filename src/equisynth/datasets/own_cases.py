@@ -30,10 +30,9 @@ ROLES = IMAGES + MASKS
 
 
 class FolderSource(Strict):
-    """``sources.<dataset>`` of kind ``path`` and layout ``folder``: a folder of cases, or a CSV or JSON table."""
+    """``sources.<dataset>`` of kind ``path``: a folder of cases, or a CSV or JSON table."""
 
     kind: Literal["path"] = "path"
-    layout: Literal["folder"] = "folder"
     path: Path
 
 

@@ -205,12 +205,8 @@ class TrainingPatches:
         self.cases = sorted(dataset.cases(split))
         if not self.cases:
             raise UserError(f"{dataset.info.name}: split {split} has no cases; expected at least one")
-        self._sources: dict[tuple[str, str], Source] = {}
         self.counts = [self._count(case) for case in self.cases]
         self.set_epoch(0)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_sources": {}}  # every worker maps the files itself
 
     def _count(self, case: str) -> int:
         where = f"{self.dataset.info.name}, case {case}"
@@ -219,31 +215,24 @@ class TrainingPatches:
                 f"{where}: found no {self.settings.label_role}, which trains_on_label: "
                 f"{self.settings.trains_on_label} needs; prepare it or train on another label"
             )
-        shape = self._source(case, "input").shape
-        if self.settings.paired and self._source(case, self.settings.label_role).shape != shape:
-            found = self._source(case, self.settings.label_role).shape
-            raise UserError(f"{where}: label has shape {list(found)}, expected the input's {list(shape)}")
-        for role in ("input", self.settings.label_role):
-            found = self._source(case, role).shape
-            if any(size < patch for size, patch in zip(found, self.patch_size, strict=True)):
-                raise UserError(
-                    f"{where}: {role} of shape {list(found)} is smaller than patch_size {list(self.patch_size)}; "
-                    "choose a smaller patch_size or leave the case out"
-                )
+        shape = self.dataset.shape(case)  # of all its images
+        if any(size < patch for size, patch in zip(shape, self.patch_size, strict=True)):
+            raise UserError(
+                f"{where}: shape {list(shape)} is smaller than patch_size {list(self.patch_size)}; "
+                "choose a smaller patch_size or leave the case out"
+            )
         return prod(patches_per_axis(shape, self.patch_size, self.stride))
 
     def _source(self, case: str, role: str) -> Source:
-        if (case, role) not in self._sources:
-            info = self.dataset.info
-            self._sources[case, role] = Source(
-                self.dataset.image(case, role),
-                self.dataset.mask(case, role),
-                info.n_dims,
-                info.input if role == "input" else info.label,
-                info.invalid_at_or_below,
-                f"{info.name}, case {case}: {role}",
-            )
-        return self._sources[case, role]
+        info = self.dataset.info
+        return Source(
+            self.dataset.image(case, role),
+            self.dataset.mask(case, role),
+            info.n_dims,
+            info.input if role == "input" else info.label,
+            info.invalid_at_or_below,
+            f"{info.name}, case {case}: {role}",
+        )
 
     def set_epoch(self, epoch: int) -> None:
         """Fixes the variant of the items: their order and everything drawn for them."""

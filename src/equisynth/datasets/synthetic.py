@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import model_validator
 
-from equisynth.config import Strict
+from equisynth.config import LabelDeformation
 from equisynth.datasets.prepared import PreparedDataset
 from equisynth.datasets.randomness import named_random_state
 from equisynth.errors import UserError
@@ -32,77 +31,42 @@ from equisynth.geometry.warping import inside, sample_grid, sampling_grid
 SEARCH_STEP = 4
 """How far the search for the valid rectangle looks, in pixels, as published."""
 MEMORY = 1 << 28
-"""Bytes of finished pairs that a dataset holds on to (256 MiB: 70 pairs of 400 x 400, thousands of a demo's)."""
+"""Bytes of finished images that a dataset holds on to (256 MiB: 70 pairs of 400 x 400, thousands of a demo's)."""
 
 FloatArray = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.uint8]
 Size = tuple[int, ...]
 
 
-class Ranges(Strict):
-    """What is drawn uniformly between two bounds, one of each per axis (or per angle)."""
+def draw_deformation(ranges: LabelDeformation, random_state: np.random.RandomState) -> GaussianBump:
+    """One deformation within the ranges."""
 
-    lower: tuple[float, ...]
-    upper: tuple[float, ...]
+    def bounds(side: str) -> dict[str, Sequence[float]]:
+        return {
+            "width": getattr(ranges.width_range, side),
+            "magnitude": getattr(ranges.magnitude_range, side),
+            "center": getattr(ranges.center_range, side),
+            "rotation": tuple(np.deg2rad(getattr(ranges.degree_range, side)).tolist()),
+            "translation": getattr(ranges.translation_range, side),
+        }
 
-    @model_validator(mode="after")
-    def _in_order(self) -> Ranges:
-        if len(self.lower) != len(self.upper) or any(a > b for a, b in zip(self.lower, self.upper, strict=True)):
-            raise ValueError(f"found {self.lower} to {self.upper}, expected as many values, lower <= upper")
-        return self
-
-
-class SyntheticDeformation(Strict):
-    """``label_deformation`` of an experiment: ranges of the label's misalignment. Equal bounds: the same for all."""
-
-    width_range: Ranges  # standard deviation of the Gaussian bump, as a fraction of the side
-    magnitude_range: Ranges  # velocity at its centre, pixels
-    center_range: Ranges  # as a fraction of the side
-    degree_range: Ranges  # of the rotation that follows
-    translation_range: Ranges  # pixels
-
-    @model_validator(mode="after")
-    def _two_dimensional(self) -> SyntheticDeformation:
-        for key, ranges in self:
-            expected = 1 if key == "degree_range" else 2
-            if len(ranges.lower) != expected:
-                raise ValueError(f"{key}: found {len(ranges.lower)} values, expected {expected}")
-        if min(self.width_range.lower) <= 0:
-            raise ValueError(f"width_range: found {self.width_range.lower}, expected widths above 0")
-        return self
-
-    def draw(self, random_state: np.random.RandomState) -> GaussianBump:
-        """One deformation within the ranges."""
-
-        def bounds(side: str) -> dict[str, Sequence[float]]:
-            return {
-                "width": getattr(self.width_range, side),
-                "magnitude": getattr(self.magnitude_range, side),
-                "center": getattr(self.center_range, side),
-                "rotation": tuple(np.deg2rad(getattr(self.degree_range, side)).tolist()),
-                "translation": getattr(self.translation_range, side),
-            }
-
-        return random_gaussian_bump(bounds("lower"), bounds("upper"), random_state)
+    return random_gaussian_bump(bounds("lower"), bounds("upper"), random_state)
 
 
 # --- one picture
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A picture and its misaligned label, (*P, 3); masks (*P) of 0 and 1, None where valid everywhere."""
+class Side:
+    """One image of a pair, (*P, 3), and where it is valid, (*P) of 0 and 1; None: everywhere."""
 
-    input: npt.NDArray[Any]
-    input_mask: Mask | None
-    label: FloatArray
-    label_mask: Mask
+    values: npt.NDArray[Any]
+    mask: Mask | None
 
     @property
     def nbytes(self) -> int:
         """Memory that it takes."""
-        own = self.input.nbytes + self.label.nbytes + self.label_mask.nbytes
-        return own + (0 if self.input_mask is None else self.input_mask.nbytes)
+        return self.values.nbytes + (0 if self.mask is None else self.mask.nbytes)
 
 
 def rolled(picture: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -118,14 +82,14 @@ def offset(shape: Sequence[int], size: Sequence[int]) -> tuple[float, ...]:
 def centred(picture: npt.NDArray[Any], size: Sequence[int]) -> tuple[npt.NDArray[Any], Mask | None]:
     """The cut (*P, C) of ``size`` around the centre of a picture (*S, C), and where it is valid (None: everywhere).
 
-    Its own values where the pixels of both grids meet, else interpolated float32.
+    Its own values where the pixels of both grids meet, else interpolated float32; zero where invalid.
     """
     start = offset(picture.shape[:2], size)
     if all(first >= 0 and first.is_integer() for first in start):
         place = tuple(slice(int(first), int(first) + part) for first, part in zip(start, size, strict=True))
         return picture[place], None
     values, valid = sample_centred(picture, np.zeros((2, *size), np.float32))
-    return values, None if valid.all() else valid
+    return (values, None) if valid.all() else (values * valid[..., None], valid)
 
 
 def misaligned(picture: npt.NDArray[Any], field: FloatArray) -> tuple[FloatArray, Mask]:
@@ -162,7 +126,8 @@ class SyntheticDataset(PreparedDataset):
     """Pairs from the ``input`` pictures of a prepared dataset; roles and methods as there.
 
     ``label`` is deformed, ``label_aligned`` is the truth on the input's grid. A picture's deformation follows from
-    (seed, its name) alone. Finished pairs are kept: some in memory, labels also as files where ``cache`` is given.
+    (seed, its name) alone. Images are made when they are asked for and kept: some in memory, labels also as files where
+    ``cache`` is given.
 
     Args:
         pictures: a prepared dataset of colour pictures, 2D.
@@ -175,7 +140,7 @@ class SyntheticDataset(PreparedDataset):
     def __init__(
         self,
         pictures: PreparedDataset,
-        deformation: SyntheticDeformation,
+        deformation: LabelDeformation,
         size: Sequence[int],
         seed: int,
         cache: Path | None = None,
@@ -188,10 +153,10 @@ class SyntheticDataset(PreparedDataset):
                 "from which alone pairs can be made; remove label_deformation"
             )
         self.ranges, self.size, self.seed, self.cache = deformation, tuple(size), seed, cache
-        self._pairs: OrderedDict[str, Pair] = OrderedDict()
+        self._sides: OrderedDict[tuple[str, str], Side] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_pairs": OrderedDict()}
+        return {**super().__getstate__(), "_sides": OrderedDict()}
 
     def has(self, case: str, role: str) -> bool:
         """Whether the case has this image, mask or deformation; masks of the input only where the picture is small."""
@@ -211,19 +176,17 @@ class SyntheticDataset(PreparedDataset):
         Raises:
             UserError: no such role, or the picture cannot be read.
         """
-        pair = self.pair(case)
         if role in ("input", "label"):
-            values: npt.NDArray[Any] = getattr(pair, role)
-            return values
+            return self.side(case, role).values
         if role == "label_aligned":
-            return rolled(pair.input)
+            return rolled(self.side(case, "input").values)
         raise UserError(f"{self.info.name}, case {case}: has no {role}; pairs have input, label and label_aligned")
 
     def mask(self, case: str, role: str) -> Mask | None:
         """Where an image is valid, (*P); None: everywhere, as for ``evaluation``."""
-        pair = self.pair(case)
-        masks = {"input": pair.input_mask, "label_aligned": pair.input_mask, "label": pair.label_mask}
-        return masks.get(role)
+        if role not in ("input", "label", "label_aligned"):
+            return None
+        return self.side(case, "label" if role == "label" else "input").mask
 
     def deformation(self, case: str, inverse: bool = False) -> FloatArray:
         """The field (2, *P) in pixels, or its inverse; inside ``label_mask`` label(p) = label_aligned(p + field(p)).
@@ -237,40 +200,42 @@ class SyntheticDataset(PreparedDataset):
         picture, shape = super().affine(case), super().shape(case)
         shift = np.eye(4)
         shift[:2, 3] = offset(shape, self.size)
-        self._images.clear()
         return picture @ shift
 
     def bump(self, case: str) -> GaussianBump:
         """The deformation of a picture."""
-        return self.ranges.draw(named_random_state(self.seed, "deformation", case))
+        return draw_deformation(self.ranges, named_random_state(self.seed, "deformation", case))
 
-    def pair(self, case: str) -> Pair:
-        """The pair of a picture, made when it is first asked for."""
-        if case in self._pairs:
-            self._pairs.move_to_end(case)
-            return self._pairs[case]
+    def side(self, case: str, role: str) -> Side:
+        """``input`` or ``label`` of a picture, made when it is first asked for."""
+        key = (case, role)
+        if key in self._sides:
+            self._sides.move_to_end(key)
+            return self._sides[key]
         picture = np.array(super().image(case, "input"), order="C")
-        self._images.clear()  # a map holds a file open, and there may be more pictures than a process may open
-        values, valid = centred(picture, self.size)
-        self._pairs[case] = Pair(np.ascontiguousarray(values), valid, *self._label(picture, self.bump(case)))
-        while len(self._pairs) > 1 and sum(pair.nbytes for pair in self._pairs.values()) > MEMORY:
-            self._pairs.popitem(last=False)
-        return self._pairs[case]
+        self._sides[key] = self._input(picture) if role == "input" else self._label(picture, self.bump(case))
+        while len(self._sides) > 1 and sum(side.nbytes for side in self._sides.values()) > MEMORY:
+            self._sides.popitem(last=False)
+        return self._sides[key]
 
-    def _label(self, picture: npt.NDArray[Any], bump: GaussianBump) -> tuple[FloatArray, Mask]:
-        """The label and its mask, from the cache if it holds them."""
+    def _input(self, picture: npt.NDArray[Any]) -> Side:
+        values, valid = centred(picture, self.size)
+        return Side(np.ascontiguousarray(values), valid)
+
+    def _label(self, picture: npt.NDArray[Any], bump: GaussianBump) -> Side:
+        """The label, from the cache if it holds it."""
         path = None if self.cache is None else self.cache / f"{self._key(picture, bump)}.npz"
         if path is not None and path.is_file():
             try:
                 with np.load(path, allow_pickle=False) as stored:
-                    return stored["label"], stored["mask"]
+                    return Side(stored["label"], stored["mask"])
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
                 path.unlink(missing_ok=True)  # a damaged file costs its time again, no more
         label, mask = misaligned(picture, gaussian_deformation(bump, self.size, self.info.voxel_size))
         if path is not None:
             with atomic_path(path) as temporary:
                 np.savez(temporary, label=label, mask=mask)
-        return label, mask
+        return Side(label, mask)
 
     def _key(self, picture: npt.NDArray[Any], bump: GaussianBump) -> str:
         """Names what a label is made from, so that no change of pictures or settings can meet an old file."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from equisynth.datasets.intensity import channels_first
+from equisynth.datasets.intensity import channels_first, valid_mask
 from equisynth.datasets.prepared import PreparedDataset
 from equisynth.evaluation.metrics import Pooled, errors, normalised_mutual_information, psnr, ssim
 from equisynth.work import Arrays, Remember, anew
@@ -128,8 +128,8 @@ def evaluate_split(
                 dataset.image(case, "input"),
                 prediction(case),
                 dataset.image(case, role),
-                dataset.mask(case, "input"),
-                dataset.mask(case, role),
+                _valid(dataset, case, "input"),
+                _valid(dataset, case, role),
                 dataset.mask(case, "evaluation"),
                 dataset.info.n_dims,
                 signal_range,
@@ -139,6 +139,15 @@ def evaluate_split(
         cases[case] = found.summary(signal_range)
         pooled += found
     return {"split": split, "label": role, "cases": cases, "pooled": pooled.summary(signal_range)}
+
+
+def named_measures(found: Mapping[str, Any]) -> dict[str, float]:
+    """The pooled measures of `evaluate_split` that have a value, by the names that reports use.
+
+    Those against a label that was registered, and is not known to be aligned, say so: ``registered_mae``.
+    """
+    prefix = "registered_" if found.get("label") == "label_registered" else ""
+    return {f"{prefix}{key}": value for key, value in found.get("pooled", {}).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -270,7 +279,7 @@ def _valid_values(dataset: PreparedDataset, case: str, label_role: str) -> Itera
     n_dims, clip = dataset.info.n_dims, dataset.info.input.clip
     image, label = dataset.image(case, "input"), dataset.image(case, label_role)
     valid = np.ones(image.shape[:n_dims], bool)
-    for mask in (dataset.mask(case, "input"), dataset.mask(case, label_role)):
+    for mask in (_valid(dataset, case, "input"), _valid(dataset, case, label_role)):
         if mask is not None:
             valid &= mask > 0
     for plane in range(0, image.shape[0], 16):  # slabs, so that float64 copies stay small
@@ -280,6 +289,14 @@ def _valid_values(dataset: PreparedDataset, case: str, label_role: str) -> Itera
             x if clip is None else np.clip(x, *clip),
             channels_first(label[part], n_dims)[:, valid[part]].astype(np.float64),
         )
+
+
+def _valid(dataset: PreparedDataset, case: str, role: str) -> np.ndarray | None:
+    """Where an image is valid (*S): by its mask, and by its values where the dataset says so."""
+    mask, threshold = dataset.mask(case, role), dataset.info.invalid_at_or_below
+    if threshold is None:
+        return mask
+    return valid_mask(mask, dataset.image(case, role), dataset.info.n_dims, threshold)
 
 
 def _bins(values: np.ndarray, edges: np.ndarray) -> np.ndarray:

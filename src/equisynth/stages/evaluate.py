@@ -1,7 +1,7 @@
 """Stage ``evaluate``: predictions -> reports/metrics/<experiment>.json and reports/evaluation/<experiment>.json.
 
 The first holds one number per measure, under the names that DVC and MLflow show: ``validate``, ``test`` (``mae``,
-``mse``, ``psnr``, ``ssim``, ``nmi``), the lookup table's ``reference``, ``fid/axis0..2``. The second holds everything:
+``mse``, ``psnr``, ``ssim``, ``nmi``; ``registered_mae`` and so on where there is no aligned label), the lookup table's ``reference``, ``fid/axis0..2``. The second holds everything:
 each case, all references, and what the FID was computed from. An interrupted stage measures only what is left.
 """
 
@@ -15,9 +15,11 @@ from typing import Any, Literal
 import numpy as np
 
 from equisynth.config import Strict
+from equisynth.datasets.opened import open_dataset
 from equisynth.datasets.prepared import PreparedDataset
+from equisynth.description import read_description
 from equisynth.evaluation import fid
-from equisynth.evaluation.aligned import evaluate_references, evaluate_split
+from equisynth.evaluation.aligned import evaluate_references, evaluate_split, named_measures
 from equisynth.files import write_json
 from equisynth.params import read, validate
 from equisynth.predictions import read_prediction
@@ -46,15 +48,20 @@ def run(
     predictions: Path,
     reports: Path = Path("reports"),
     work: Path = Path(".equisynth/evaluate"),
+    models: Path = Path("models"),
 ) -> None:
     """Evaluates an experiment's predictions; the settings are the section ``evaluation`` of ``params.yaml``.
 
     Args:
         work: what was measured of each case waits below it until all is done.
+        models: ``models/<experiment>/model.json`` says what the model was trained on.
     """
     settings = validate(EvaluationSettings, read()["evaluation"], "evaluation")
-    dataset = PreparedDataset.open(prepared)
-    key = [settings.model_dump(mode="json"), fingerprint(prepared), fingerprint(predictions)]
+    trained = read_description(models / experiment).settings
+    dataset = open_dataset(prepared, trained)
+    dataset.require(trained.data, f"the model in {models / experiment} was trained on")
+    pairs = trained.model_dump(mode="json", include={"label_deformation", "patch_size"})
+    key = [settings.model_dump(mode="json"), pairs, fingerprint(prepared), fingerprint(predictions)]
     with resumable(work, experiment, key) as folder:
         say_continuing("evaluate", experiment, count_remembered(folder))
         details = evaluate(dataset, predictions, settings, remembered(folder))
@@ -92,7 +99,7 @@ def evaluate(
 
 def summary(details: Mapping[str, Any]) -> dict[str, Any]:
     """One number per measure; what was not measured is left out, and a missing FID says why."""
-    metrics: dict[str, Any] = {split: _numbers(details[split].get("pooled", {})) for split in SPLITS}
+    metrics: dict[str, Any] = {split: named_measures(details[split]) for split in SPLITS}
     table = details["references"].get("lookup_table")
     if table is not None:
         metrics["reference"] = {"lookup_table": {key: table[key] for key in ("mae", "ssim") if table[key] is not None}}
@@ -109,7 +116,3 @@ def real_labels(dataset: PreparedDataset, split: str) -> Iterator[np.ndarray]:
     """Real images of the label's modality: aligned ones where there are any."""
     for case in sorted(dataset.cases(split)):
         yield dataset.image(case, "label_aligned" if dataset.has(case, "label_aligned") else "label")
-
-
-def _numbers(pooled: Mapping[str, float | None]) -> dict[str, float]:
-    return {key: value for key, value in pooled.items() if value is not None}

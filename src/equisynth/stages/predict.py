@@ -13,10 +13,12 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from equisynth.datasets.opened import open_dataset
 from equisynth.datasets.prepared import PreparedDataset
+from equisynth.description import DESCRIPTION
 from equisynth.files import atomic_folder, link, sha256
 from equisynth.inference import PICTURE, VOLUME, to_8_bit, translate_volume
-from equisynth.model import DESCRIPTION, WEIGHTS, Model, load_model
+from equisynth.model import WEIGHTS, Model, load_model
 from equisynth.predictions import write_prediction
 from equisynth.work import fingerprint, resumable, say_continuing
 
@@ -40,7 +42,8 @@ def run(
         device: by default a GPU if there is one.
         work: finished cases wait below it until all are done.
     """
-    loaded, dataset = load_model(model, device), PreparedDataset.open(prepared)
+    loaded = load_model(model, device)
+    dataset = open_dataset(prepared, loaded.description.settings)
     dataset.require(loaded.description.settings.data, f"the model in {model} was trained on")
     cases = [(split, case) for split in splits for case in sorted(dataset.cases(split))]
     weights, description = (sha256(model / name) for name in (WEIGHTS, DESCRIPTION))

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from equisynth import __name__ as package
 from equisynth.config import Data
-from equisynth.datasets import ixi
-from equisynth.datasets.prepared import SPLITS, DatasetInfo, PreparedDataset, write_case, write_info
+from equisynth.datasets.archives import CaseSkipped
+from equisynth.datasets.prepared import SPLITS, DatasetInfo, PreparedDataset, write_info
 from equisynth.datasets.splits import SplitLists, split_cases
 from equisynth.errors import UserError
 from equisynth.files import atomic_folder, link, read_json, write_json
+from equisynth.layouts.base import Archives, Facts, Layout, Raw, layout
 from equisynth.params import validate
 from equisynth.work import fingerprint, resumable, say_continuing
-
-Facts = dict[str, Any]
 
 
 def run(
@@ -37,27 +36,27 @@ def run(
     Raises:
         UserError: wrong parameters or archives, or a split without any usable case.
     """
-    settings = validate(ixi.IxiPreparation, preparation, f"datasets.{name}.preparation")
     source = read_json(raw / "source.json")
-    if source["layout"] != "ixi":
-        raise UserError(f"{raw / 'source.json'}: layout {source['layout']!r}, expected 'ixi'; run the stage raw again")
-    archives = {modality: raw / path for modality, path in source["archives"].items()}
-    with ixi.IxiArchives(archives) as opened:
-        splits = _splits(settings, raw, opened)
-        skipped = dict.fromkeys(opened.incomplete_cases(), "lacks a T1, T2 or PD scan")
+    found = layout(source["layout"], f"datasets.{name}.layout")
+    settings = validate(found.Preparation, preparation, f"datasets.{name}.preparation")
+    archives = {key: raw / path for key, path in source["archives"].items()}
+    with found.opened(archives) as opened:
+        splits = _splits(found, settings, name, raw, opened)
+        incomplete = set(opened.incomplete_cases())
     listed = [case for split in SPLITS for case in splits[split]]
+    # the user's own lists say what is wanted; else every case that cannot be used is told
+    wanted = listed if getattr(settings, "splits", None) else [*listed, *sorted(incomplete - set(listed))]
 
     # What decides a case, and nothing else: a new split keeps the finished cases.
     key = {
         "source": source,
-        "archives": {modality: fingerprint(path) for modality, path in archives.items()},
-        "voxel_size": data.voxel_size,
+        "archives": {key: fingerprint(path) for key, path in archives.items()},
+        "data": data.model_dump(mode="json"),
         **settings.model_dump(mode="json", exclude={"splits"}),
     }
     with resumable(work, name, key) as finished:
-        facts = _prepare_all(name, listed, archives, settings, data, finished, jobs)
-        skipped = {case: reason for case, reason in skipped.items() if case in listed or settings.splits is None}
-        skipped |= {case: fact["skipped"] for case, fact in facts.items() if "skipped" in fact}
+        facts = _prepare_all(name, source["layout"], wanted, archives, settings, data, finished, jobs)
+        skipped = {case: fact["skipped"] for case, fact in facts.items() if "skipped" in fact}
         kept = {split: [case for case in cases if case not in skipped] for split, cases in splits.items()}
         for split, cases in kept.items():
             if not cases:
@@ -68,7 +67,8 @@ def run(
         info = DatasetInfo(
             **data.model_dump(),
             name=name,
-            preparation=ixi.constants(settings, data.voxel_size, [facts[case] for case in kept["train"]]),  # type: ignore[arg-type]
+            stored=found.STORED,
+            preparation=found.constants(settings, data, [facts[case] for case in kept["train"]]),
             splits={split: tuple(cases) for split, cases in kept.items()},
             skipped=tuple({"case": case, "reason": skipped[case]} for case in sorted(skipped)),  # type: ignore[misc]
         )
@@ -78,71 +78,76 @@ def run(
                     link(path, folder / "cases" / case / path.name)
             write_info(folder, info)
             PreparedDataset.open(folder)
-    _report(info, [facts[case] for cases in kept.values() for case in cases])
+    _report(info, {case: facts[case] for cases in kept.values() for case in cases})
 
 
-def _splits(settings: ixi.IxiPreparation, raw: Path, archives: ixi.IxiArchives) -> dict[str, list[str]]:
-    splits = settings.splits
-    if splits is None:
-        path = raw / "splits.json"
-        if not path.is_file():
-            raise UserError(
-                "params.yaml: datasets.ixi.preparation.splits: null, but this source comes without splits; give lists "
-                "of case names under train, validate and test, or fractions under validate and test"
-            )
+def _splits(found: Layout, settings: Any, name: str, raw: Path, opened: Raw) -> dict[str, list[str]]:
+    """The parameters' splits, else those that came with the raw data, else the published ones."""
+    path, splits = raw / "splits.json", settings.splits
+    if splits is None and path.is_file():
         splits = SplitLists.model_validate(read_json(path))
+    if splits is None:
+        published = found.default_splits(opened.cases())
+        if published is None:
+            raise UserError(
+                f"params.yaml: datasets.{name}.preparation.splits: null, but this source comes without splits; give "
+                "lists of case names under train, validate and test, or fractions under validate and test"
+            )
+        return published
     return {
-        split: list(dict.fromkeys(archives.full_name(case) for case in cases))
-        for split, cases in split_cases(splits, archives.cases()).items()
+        split: list(dict.fromkeys(opened.full_name(case) for case in cases))
+        for split, cases in split_cases(splits, opened.cases()).items()
     }
 
 
 def _prepare_all(
     name: str,
-    cases: list[str],
-    archives: dict[str, Path],
-    settings: ixi.IxiPreparation,
+    layout_name: str,
+    cases: Sequence[str],
+    archives: Archives,
+    settings: Any,
     data: Data,
     work: Path,
     jobs: int,
 ) -> dict[str, Facts]:
     """Prepares what is not finished yet; returns the facts of all cases."""
-    from joblib import Parallel, delayed
+    from joblib import Parallel, delayed, effective_n_jobs
     from rich.console import Console
-    from rich.progress import track
+    from rich.progress import Progress
 
     todo = [case for case in cases if not (_facts_path(work, case).is_file() and _finished(work, case))]
     say_continuing("prepare", name, len(cases) - len(todo), len(cases))
+    most = layout(layout_name, "layout").CASES_PER_OPENING
+    size = max(1, min(most, -(-len(todo) // max(1, effective_n_jobs(jobs)))))
+    chunks = [todo[start : start + size] for start in range(0, len(todo), size)]
     console = Console(stderr=True)
-    results: Iterable[str] = Parallel(n_jobs=jobs, return_as="generator_unordered")(
-        delayed(_prepare_one)(case, archives, settings, data.voxel_size, work) for case in todo
+    results: Iterable[int] = Parallel(n_jobs=jobs, return_as="generator_unordered")(
+        delayed(_prepare_some)(chunk, layout_name, archives, settings, data, work) for chunk in chunks
     )
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), Progress(console=console, disable=not (todo and console.is_terminal)) as bar:
         # loky restarts workers whose memory grew and says so: the first case of each loads the libraries.
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
-        shown = bool(todo) and console.is_terminal
-        for _ in track(results, "Preparing cases", total=len(todo), console=console, disable=not shown):
-            pass
+        task = bar.add_task(f"Preparing {name}", total=len(todo))
+        for count in results:
+            bar.advance(task, count)
     return {case: read_json(_facts_path(work, case)) for case in cases}
 
 
-def _prepare_one(
-    case: str, archives: dict[str, Path], settings: ixi.IxiPreparation, voxel_size: Any, work: Path
-) -> str:
-    """Prepares one case in a worker process: first its folder, then the facts that mark it as finished."""
+def _prepare_some(
+    cases: Sequence[str], layout_name: str, archives: Archives, settings: Any, data: Data, work: Path
+) -> int:
+    """Prepares cases in a worker process: first each one's folder, then the facts that mark it as finished."""
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1), ixi.IxiArchives(archives) as opened:  # sums in BLAS depend on the number of threads
-        try:
-            arrays, facts = ixi.prepare_case(opened.read(case), case, settings, voxel_size)
-        except ixi.CaseSkipped as error:
-            facts = {"skipped": str(error)}
-        else:
-            import numpy as np
-
-            write_case(work, case, arrays, np.diag([*voxel_size, 1.0]))
-    write_json(_facts_path(work, case), facts)
-    return case
+    found = layout(layout_name, "layout")
+    with threadpool_limits(1), found.opened(archives) as opened:  # sums in BLAS depend on the number of threads
+        for case in cases:
+            try:
+                facts = found.prepare_into(work, opened, case, settings, data)
+            except CaseSkipped as error:
+                facts = {"skipped": str(error)}
+            write_json(_facts_path(work, case), facts)
+    return len(cases)
 
 
 def _facts_path(work: Path, case: str) -> Path:
@@ -153,12 +158,18 @@ def _finished(work: Path, case: str) -> bool:
     return "skipped" in read_json(_facts_path(work, case)) or (work / "cases" / case).is_dir()
 
 
-def _report(info: DatasetInfo, facts: list[Facts]) -> None:
+def _report(info: DatasetInfo, facts: Mapping[str, Facts]) -> None:
     from rich.console import Console
 
     console = Console(stderr=True)
     for skipped in info.skipped:
         console.print(f"[yellow]{package}: skipped {skipped.case}: {skipped.reason}", highlight=False)
-    counts = ", ".join(f"{len(cases)} {split}" for split, cases in info.splits.items())
-    displacement = sum(fact["mean_displacement"] for fact in facts) / len(facts)
-    console.print(f"{info.name}: {counts}; labels displaced by {displacement:.1f} voxels on average", highlight=False)
+    for case, fact in facts.items():
+        for note in fact.get("notes", ()):
+            console.print(f"{case}: {note}", highlight=False)
+    line = f"{info.name}: " + ", ".join(f"{len(cases)} {split}" for split, cases in info.splits.items())
+    displacements = [fact["mean_displacement"] for fact in facts.values() if "mean_displacement" in fact]
+    if displacements:
+        mean = sum(displacements) / len(displacements)
+        line += f"; labels displaced by {mean:.1f} voxels on average"
+    console.print(line, highlight=False)

@@ -1,79 +1,67 @@
-"""Stage ``raw``: makes the raw archives of a dataset, or notes where the user's own lie.
+"""Stage ``raw``: makes the raw archives of a dataset, downloads them, or notes where the user's own lie.
 
-Writes ``source.json``: ``{"layout", "kind", "archives": {modality: path}, "source": parameters}``; paths that are not
-absolute start from the folder of ``source.json``.
+Writes ``source.json``: ``{"layout", "kind", "archives": {name: path}, "source": parameters}``; paths that are not
+absolute start from the folder of ``source.json``. Downloads lie in ``.equisynth/downloads``, where a repeat finds them.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from equisynth.config import Strict
 from equisynth.datasets.archives import open_archive
-from equisynth.datasets.ixi import MODALITIES, IxiArchives
 from equisynth.errors import UserError
 from equisynth.files import atomic_folder, hash_json, write_json
+from equisynth.layouts.base import Archives, Raw, layout
 from equisynth.params import validate
 
 
-class IxiPathSource(Strict):
-    """``sources.ixi`` of kind ``path``: a folder that holds IXI-<T1|T2|PD>.tar, or folders T1, T2, PD."""
-
-    kind: Literal["path"]
-    path: Path
-
-
-def run(source: dict[str, Any], name: str, out: Path, jobs: int = 1) -> None:
+def run(source: dict[str, Any], name: str, out: Path, jobs: int = 1, layout_name: str | None = None) -> None:
     """Makes or locates the raw data of dataset ``name`` in the folder ``out``.
 
+    Args:
+        layout_name: kind of raw data; by default that of the dataset's name.
+
     Raises:
-        UserError: an unknown dataset or kind of source, a wrong parameter, archives that are absent or wrong.
+        UserError: an unknown layout or kind of source, a wrong parameter, archives that are absent or wrong.
     """
-    if name != "ixi":
-        raise UserError(f"params.yaml: sources.{name}: no such dataset; known: ixi")
-    kind = source.get("kind")
+    layout_name = layout_name or name
+    found = layout(layout_name, f"datasets.{name}.layout")
+    kind = str(source.get("kind"))
+    if kind not in found.SOURCES:
+        expected = " or ".join(repr(known) for known in found.SOURCES)
+        raise UserError(f"params.yaml: sources.{name}.kind: found {kind!r}, expected {expected}")
+    settings = validate(found.SOURCES[kind], source, f"sources.{name}")
     with atomic_folder(out) as folder:
-        if kind == "phantom":
-            description = _phantom(source, folder, jobs)
-        elif kind == "path":
-            description = _located(source, out)
-        else:
-            raise UserError(f"params.yaml: sources.{name}.kind: found {kind!r}, expected 'phantom' or 'path'")
-        write_json(folder / "source.json", {"layout": name, "kind": kind, **description})
+        archives = found.fetch(settings, folder, jobs)
+        with found.opened(archives) as raw:  # fails here and now if the content is wrong
+            contents = {} if kind == "phantom" else _contents(raw, archives)
+        write_json(
+            folder / "source.json",
+            {
+                "layout": layout_name,
+                "kind": kind,
+                "archives": {key: _relative(path, folder, out) for key, path in archives.items()},
+                "source": settings.model_dump(mode="json") | ({"contents": contents} if contents else {}),
+            },
+        )
 
 
-def _phantom(source: dict[str, Any], folder: Path, jobs: int) -> dict[str, Any]:
-    from equisynth.datasets.phantom import PhantomSource, write_archives
-
-    settings = validate(PhantomSource, source, "sources.ixi")
-    archives = write_archives(settings, folder, jobs)
-    return {
-        "archives": {modality: path.name for modality, path in archives.items()},
-        "source": settings.model_dump(mode="json"),
-    }
+def _relative(path: Path, folder: Path, out: Path) -> str:
+    """As `source.json` in ``out`` names it; ``folder`` stands for ``out`` while that is written."""
+    if path.is_relative_to(folder):
+        return path.relative_to(folder).as_posix()
+    return path.as_posix() if path.is_absolute() else Path(os.path.relpath(path, out)).as_posix()
 
 
-def _located(source: dict[str, Any], out: Path) -> dict[str, Any]:
-    settings = validate(IxiPathSource, source, "sources.ixi")
-    top = Path(os.path.expanduser(settings.path))
-    archives: dict[str, Path] = {}
-    for modality in MODALITIES:
-        candidates = [top / f"IXI-{modality}.tar", top / f"IXI-{modality}", top / modality]
-        found = next((path for path in candidates if path.exists()), None)
-        if found is None:
-            names = f"no {candidates[0].name} and no folder {modality}"
-            raise UserError(f"params.yaml: sources.ixi.path: {top} has {names}; check the path")
-        archives[modality] = found
-    with IxiArchives(archives):  # fails here and now if the content is wrong
-        pass
-    contents = {}
-    for modality, path in archives.items():
+def _contents(raw: Raw, archives: Archives) -> dict[str, Any]:
+    """What tells a changed source from an unchanged one without reading all of it, or as the raw data know best."""
+    known = getattr(raw, "contents", None)
+    if known is not None:
+        return dict(known())
+    found = {}
+    for key, path in archives.items():
         with open_archive(path) as archive:
-            contents[modality] = {"names": hash_json(archive.names()), "bytes": path.stat().st_size}
-    relative = {m: path if path.is_absolute() else Path(os.path.relpath(path, out)) for m, path in archives.items()}
-    return {
-        "archives": {modality: path.as_posix() for modality, path in relative.items()},
-        "source": {**settings.model_dump(mode="json"), "contents": contents},
-    }
+            found[key] = {"names": hash_json(archive.names()), "bytes": path.stat().st_size}
+    return found

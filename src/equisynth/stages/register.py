@@ -7,12 +7,14 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+from equisynth.config import Settings
 from equisynth.dataset_versions import dataset_version
-from equisynth.datasets.prepared import PreparedDataset
+from equisynth.datasets.opened import open_dataset
+from equisynth.description import read_description
 from equisynth.errors import UserError
-from equisynth.evaluation.aligned import evaluate_split
+from equisynth.evaluation.aligned import evaluate_split, named_measures
 from equisynth.files import read_json, sha256, write_json
-from equisynth.model import WEIGHTS, load_model, read_description
+from equisynth.model import WEIGHTS, load_model
 from equisynth.params import read, validate
 from equisynth.registry import Candidate, Registered, RegistrySettings, register
 from equisynth.stages.predict import translate_case
@@ -42,30 +44,31 @@ def enrol(experiment: str, run_id: str, force: bool = False) -> Registered:
     log_evaluation(run_id, metrics)
     measure, value = options.choose(metrics)
     candidate = Candidate(sha256(folder / WEIGHTS), settings.scale, dataset_version_of(run_id), measure, value)
-    evaluate = partial(evaluate_like, candidate, Path("data/prepared") / settings.dataset)
+    evaluate = partial(evaluate_like, candidate, Path("data/prepared") / settings.dataset, settings)
     return register(folder, settings, run_id, candidate, metrics, options, force, evaluate)
 
 
-def evaluate_like(candidate: Candidate, prepared: Path, folder: Path) -> float:
+def evaluate_like(candidate: Candidate, prepared: Path, settings: Settings, folder: Path) -> float:
     """Measures another model as a candidate was measured.
 
     Args:
         candidate: says the measure and the version of the dataset.
         prepared: folder of the prepared dataset.
+        settings: of the candidate, whose pairs the other model is measured on.
         folder: of the other model.
 
     Raises:
         UserError: the data are not there or are another version; the model does not fit them; no such measure.
     """
-    dataset = PreparedDataset.open(prepared)
     found = dataset_version(prepared)
     if found != candidate.dataset_version:
         raise UserError(f"{prepared} is at version {found}; dvc repro, or dvc checkout")
     model = load_model(folder)
+    dataset = open_dataset(prepared, settings)
     dataset.require(model.description.settings.data, "the champion was trained on")
     print(f"evaluating the champion on {len(dataset.cases(SPLIT))} cases of version {found}", file=sys.stderr)
-    pooled = evaluate_split(dataset, SPLIT, partial(translate_case, model, dataset)).get("pooled", {})
-    value = pooled.get(candidate.measure.removeprefix(f"{SPLIT}."))
+    measures = named_measures(evaluate_split(dataset, SPLIT, partial(translate_case, model, dataset)))
+    value = measures.get(candidate.measure.removeprefix(f"{SPLIT}."))
     if value is None:
         raise UserError(f"{candidate.measure} of {prepared} cannot be measured")
     return float(value)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from equisynth.datasets.opened import open_dataset
 from equisynth.datasets.prepared import PreparedDataset
+from equisynth.description import read_description
 from equisynth.files import atomic_folder, atomic_path, read_json
-from equisynth.model import read_description
 from equisynth.predictions import read_prediction
 from equisynth.report import CasePictures, draw_case, draw_curves, draw_deformation, to_html, to_png
 from equisynth.store import flatten
@@ -24,7 +25,7 @@ def run(experiment: str) -> None:
     folder, out = Path("models") / experiment, Path("reports/pictures") / experiment
     description = read_description(folder)
     settings = description.settings
-    dataset = PreparedDataset.open(Path("data/prepared") / settings.dataset)
+    dataset = open_dataset(Path("data/prepared") / settings.dataset, settings)
     history = read_json(Path("reports/history") / f"{experiment}.json")
     pictures = {"1-curves": draw_curves(history, description.best_epoch)}
     for case in dataset.cases(SPLIT)[:CASES]:

@@ -11,11 +11,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from equisynth.config import Settings
 from equisynth.dataset_versions import dataset_version
+from equisynth.datasets.opened import open_dataset
 from equisynth.datasets.patches import TrainingPatches, ValidationPatches
 from equisynth.datasets.prepared import PreparedDataset
+from equisynth.description import FORMAT, Description, write_description
 from equisynth.files import atomic_folder, atomic_path, hash_json, remove, sha256, write_json
 from equisynth.methods.base import SELECTION, build_method, method_class
-from equisynth.model import FORMAT, WEIGHTS, Description, save_weights, write_description
+from equisynth.model import WEIGHTS, save_weights
 from equisynth.params import read, resolve
 from equisynth.processes import Processes
 from equisynth.tracking import TrainingRun
@@ -43,7 +45,7 @@ def run(
     """
     settings = resolve(read(), experiment)
     check_precision(precision)
-    dataset = PreparedDataset.open(prepared)
+    dataset = open_dataset(prepared, settings)
     version = dataset_version(prepared)
     configuration = hash_json([settings.model_dump(mode="json"), version, precision])
     checkpoints = CHECKPOINTS / f"{experiment}-{configuration}"
