@@ -225,7 +225,6 @@ def test_wrong_source(tmp_path: Path, source: dict[str, Any], message: str) -> N
 
 
 def test_unknown_dataset(tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"datasets\.mri\.layout: found 'mri', expected one of: cermep, coco, folder, ixi, staining"
-    ):
+    known = "cermep, coco, folder, ixi, staining"
+    with pytest.raises(UserError, match=rf"datasets\.mri\.layout: found 'mri', expected one of: {known}"):
         raw.run(SOURCE, "mri", tmp_path / "mri")

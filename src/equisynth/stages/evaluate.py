@@ -1,8 +1,9 @@
 """Stage ``evaluate``: predictions -> reports/metrics/<experiment>.json and reports/evaluation/<experiment>.json.
 
 The first holds one number per measure, under the names that DVC and MLflow show: ``validate``, ``test`` (``mae``,
-``mse``, ``psnr``, ``ssim``, ``nmi``; ``registered_mae`` and so on where there is no aligned label), the lookup table's ``reference``, ``fid/axis0..2``. The second holds everything:
-each case, all references, and what the FID was computed from. An interrupted stage measures only what is left.
+``mse``, ``psnr``, ``ssim``, ``nmi``; ``registered_mae`` and so on where there is no aligned label), the lookup table's
+``reference``, ``fid/axis0..2``. The second holds everything: each case, all references, and what the FID was computed
+from. An interrupted stage measures only what is left.
 """
 
 from __future__ import annotations
