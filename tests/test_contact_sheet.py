@@ -87,6 +87,9 @@ def test_pictures_without_labels(tmp_path: Path) -> None:
     axes = drawn(draw_sheet(PreparedDataset.open(tmp_path), per_split=1), 1)
     assert axes.shape == (3, 1)
     assert axes[0, 0].get_title() == f"input ({fields['input']['modality']})"
+    axes = drawn(draw_sheet(PreparedDataset.open(tmp_path), per_split=2), 2)
+    assert [ax.get_xlabel() for ax in axes.ravel()] == ["a", "b", "d", "", "e", ""]
+    assert [ax.get_ylabel() for ax in axes[:, 0]] == ["train", "validate", "test"]
 
 
 def test_regions_are_outlined(tmp_path: Path) -> None:

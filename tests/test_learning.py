@@ -27,7 +27,7 @@ def test_the_demo_beats_maps_of_intensities(tmp_path: Path) -> None:
     scans, prepared = tmp_path / "raw", tmp_path / "prepared"
     raw.run(params.source(tree, "ixi", SCALE), "ixi", scans, jobs=2)
     preparation, data = params.preparation(tree, "ixi", SCALE), params.data_settings(tree, "ixi", SCALE)
-    prepare.run(preparation, data, "ixi", scans, prepared, jobs=2, work=tmp_path / "work")
+    prepare.run(preparation, data, "ixi", scans, prepared, jobs=2, work=tmp_path / "work", sheets=tmp_path)
     dataset = PreparedDataset.open(prepared)
 
     train_once(params.resolve(tree, EXPERIMENT, SCALE), dataset, tmp_path / "model", lambda epoch, values: None)

@@ -33,6 +33,8 @@ def test_stages_leave_their_outputs(repository: Repository) -> None:
         f"reports/metrics/{EXPERIMENT}.json",
         f"reports/evaluation/{EXPERIMENT}.json",
         f"reports/registry/{EXPERIMENT}.json",
+        f"reports/pictures/{EXPERIMENT}/0-dataset.png",
+        "reports/datasets/ixi.png",
         "data/prepared/ixi/dataset.json",
         "dvc.lock",
         "mlflow.db",

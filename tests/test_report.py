@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from equisynth import report, store
-from equisynth.datasets.prepared import DatasetInfo, write_case, write_info
-from equisynth.files import write_json
+from equisynth.contact_sheet import sheet_png
+from equisynth.datasets.prepared import DatasetInfo, PreparedDataset, write_case, write_info
+from equisynth.errors import UserError
+from equisynth.files import atomic_path, write_json
 from mlflow_repository import make_metrics, make_settings, write_model
 
 pytest_plugins = ["mlflow_repository"]
@@ -131,11 +133,19 @@ def test_the_stage_writes_pictures_and_logs_them_to_the_run(repository: Path) ->
         Path(f"scratch/cases/{case}/{case}.nii").rename(target)
     write_model(Path("models/ixi-noreg"), settings)
     write_json("reports/metrics/ixi-noreg.json", make_metrics())
+    with pytest.raises(UserError, match=r"reports/datasets/ixi\.png: not found.*dvc repro prepare@ixi"):
+        stage.run("ixi-noreg")
+    sheet = sheet_png(PreparedDataset.open(folder))
+    with atomic_path("reports/datasets/ixi.png") as path:
+        path.write_bytes(sheet)
     stage.run("ixi-noreg")
     names = sorted(path.name for path in Path("reports/pictures/ixi-noreg").iterdir())
     assert names == [
-        "1-curves.png", "2-prediction-c.png", "2-prediction-d.png", "3-deformation-c.png", "3-deformation-d.png",
+        "0-dataset.png", "1-curves.png", "2-prediction-c.png", "2-prediction-d.png", "3-deformation-c.png",
+        "3-deformation-d.png",
     ]  # fmt: skip
     logged = store.open_store().list_artifacts(run_of("ixi-noreg"), "pictures")
     assert [Path(file.path).name for file in logged] == names
-    assert Path("reports/ixi-noreg.html").read_text().count("<img") == 5
+    copied = store.open_store().download_artifacts(run_of("ixi-noreg"), "pictures/0-dataset.png")
+    assert Path(copied).read_bytes() == sheet
+    assert Path("reports/ixi-noreg.html").read_text().count("<img") == 6

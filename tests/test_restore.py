@@ -29,7 +29,7 @@ def write_outputs(experiment: str, seed: int, mae: float, version: int | None = 
         write_json(f"reports/registry/{experiment}.json", {"version": version})
     pictures = Path("reports/pictures") / experiment
     pictures.mkdir(parents=True)
-    for name in ("1-curves.png", "2-case.png"):
+    for name in ("0-dataset.png", "1-curves.png", "2-case.png"):
         (pictures / name).write_bytes(name.encode())
 
 
@@ -64,7 +64,7 @@ def test_everything_comes_back_and_a_second_call_changes_nothing(
 ) -> None:
     restore.run()
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("ixi-noreg: run rebuilt, 6 values of the evaluation logged, 2 pictures logged, ")
+    assert lines[0].startswith("ixi-noreg: run rebuilt, 6 values of the evaluation logged, 3 pictures logged, ")
     assert "version 1 registered; models:/ixi/1 is models:/ixi@champion" in lines[0]
     assert "version 2 registered; models:/ixi/2 is not models:/ixi@champion" in lines[1]
     assert lines[2] == "ixi-untrained: has no outputs here, nothing to restore"
@@ -79,8 +79,9 @@ def test_everything_comes_back_and_a_second_call_changes_nothing(
     assert run.data.params["loss.similarity"] == "mae"
     assert run.data.metrics["validate/mae"] == 0.2
     assert len(client.get_metric_history(run.info.run_id, "validation/selection")) == 3
-    picture = client.download_artifacts(run.info.run_id, "pictures/2-case.png")
-    assert Path(picture).read_bytes() == b"2-case.png"
+    for name in ("0-dataset.png", "2-case.png"):
+        picture = client.download_artifacts(run.info.run_id, f"pictures/{name}")
+        assert Path(picture).read_bytes() == name.encode()
     for name in ("model.safetensors", "model.json"):
         pulled = resolve("models:/ixi@champion").folder / name
         assert pulled.read_bytes() == Path("models/ixi-noreg", name).read_bytes()

@@ -61,7 +61,14 @@ def raw(dataset: Dataset, jobs: Jobs = -1) -> None:
 
 
 @app.command(rich_help_panel=STAGES)
-def prepare(dataset: Dataset, jobs: Jobs = -1) -> None:
+def prepare(
+    dataset: Dataset,
+    jobs: Jobs = -1,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(envvar="EQUISYNTH_SCHEDULER", help="Prepare on a dask cluster: tcp://HOST:8786."),
+    ] = None,
+) -> None:
     """Raw archives -> prepared dataset: data/prepared/DATASET."""
     from equisynth import params
     from equisynth.stages import prepare as stage
@@ -69,7 +76,9 @@ def prepare(dataset: Dataset, jobs: Jobs = -1) -> None:
     raw, out = Path("data/raw") / dataset, Path("data/prepared") / dataset
     with _timed(f"prepare@{dataset}"):
         tree = params.read()
-        stage.run(params.preparation(tree, dataset), params.data_settings(tree, dataset), dataset, raw, out, jobs)
+        settings, data = params.preparation(tree, dataset), params.data_settings(tree, dataset)
+        layout = params.layout_of(tree, dataset)
+        stage.run(settings, data, dataset, raw, out, jobs, scheduler=scheduler, layout_name=layout)
 
 
 @app.command(rich_help_panel=STAGES)

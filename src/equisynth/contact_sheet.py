@@ -55,7 +55,8 @@ class _Slice:
 def draw_sheet(dataset: PreparedDataset, per_split: int = 2) -> Figure:
     """Input | label | checkerboard of both, with the outlines of the masks, for the first cases of each split.
 
-    Volumes are shown in the middle slice across each axis; of a dataset that stores no labels, the input alone.
+    Volumes are shown in the middle slice across each axis. Of a dataset that stores no labels, the inputs alone, in 2D
+    side by side: one row per split.
 
     Args:
         per_split: cases of each split at most.
@@ -67,6 +68,8 @@ def draw_sheet(dataset: PreparedDataset, per_split: int = 2) -> Figure:
     planes = range(3) if info.n_dims == 3 else range(1)
     chosen = [(split, case) for split in SPLITS for case in dataset.cases(split)[:per_split]]
     paired = all(dataset.has(case, "label") for _, case in chosen)
+    if not paired and info.n_dims == 2:
+        return _draw_inputs(dataset, per_split)
     sides = ("input", "label") if paired else ("input",)
     rows = {(split, case): [_cut(dataset, case, sides, plane) for plane in planes] for split, case in chosen}
     width = PANEL if info.n_dims == 3 else 2 * PANEL
@@ -93,8 +96,7 @@ def draw_sheet(dataset: PreparedDataset, per_split: int = 2) -> Figure:
     lines = [Line2D([], [], color=CONTOURS[role], label=role.replace("_", " ")) for role in CONTOURS if role in shown]
     if lines:
         figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), fontsize=7)
-    counts = ", ".join(f"{len(dataset.cases(split))} {split}" for split in SPLITS)
-    figure.suptitle(f"{info.name}: {counts}", fontsize=9)
+    figure.suptitle(_heading(dataset), fontsize=9)
     return figure
 
 
@@ -103,6 +105,10 @@ def sheet_png(dataset: PreparedDataset, per_split: int = 2) -> bytes:
     import io
 
     figure = draw_sheet(dataset, per_split)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for ax in figure.axes:  # the last digits of the layout differ from call to call
+        ax.set_position(tuple(float(value) for value in np.round(ax.get_position(original=True).bounds, 4)))
     content = b""
     for dpi in RESOLUTIONS:
         buffer = io.BytesIO()
@@ -111,6 +117,32 @@ def sheet_png(dataset: PreparedDataset, per_split: int = 2) -> bytes:
         if len(content) <= LARGEST_FILE:
             break
     return content
+
+
+def _draw_inputs(dataset: PreparedDataset, per_split: int) -> Figure:
+    """2D pictures without labels: a row per split, a column per case."""
+    from matplotlib.figure import Figure
+
+    rows = [dataset.cases(split)[:per_split] for split in SPLITS]
+    cuts = {case: _cut(dataset, case, ("input",), 0) for cases in rows for case in cases}
+    heights = [2 * PANEL * max((cuts[case].height for case in cases), default=0.1) + 0.2 for cases in rows]
+    figure = Figure(figsize=(per_split * 2 * PANEL + 0.4, sum(heights) + 0.9), layout="constrained")
+    axes = figure.subplots(len(rows), per_split, squeeze=False, height_ratios=heights)
+    for split, cases, row in zip(SPLITS, rows, axes, strict=True):
+        for ax in row[len(cases) :]:
+            ax.set_axis_off()
+        for case, ax in zip(cases, row, strict=False):
+            (image,) = cuts[case].images
+            _draw(ax, _shown(image, _window([image])), cuts[case].aspect, {}, 2)
+            ax.set_xlabel(_shortened(case), fontsize=6)
+        row[0].set_ylabel(split, fontsize=6)
+    axes[0, 0].set_title(f"input ({dataset.info.input.modality})", fontsize=7)
+    figure.suptitle(_heading(dataset), fontsize=9)
+    return figure
+
+
+def _heading(dataset: PreparedDataset) -> str:
+    return f"{dataset.info.name}: " + ", ".join(f"{len(dataset.cases(split))} {split}" for split in SPLITS)
 
 
 def _draw(ax: Axes, image: Array, aspect: float, masks: Mapping[str, Array], n_dims: int) -> None:
@@ -126,8 +158,9 @@ def _draw(ax: Axes, image: Array, aspect: float, masks: Mapping[str, Array], n_d
     )
     ax.set_xticks([])
     ax.set_yticks([])
-    for role, mask in masks.items():
-        ax.contour(np.swapaxes(mask, 0, 1), levels=[0.5], colors=CONTOURS[role], linewidths=0.8)
+    for order, (role, mask) in enumerate(masks.items()):
+        style = "dashed" if order else "solid"  # so that both show where outlines coincide
+        ax.contour(np.swapaxes(mask, 0, 1), levels=[0.5], colors=CONTOURS[role], linewidths=1.0, linestyles=style)
 
 
 def _cut(dataset: PreparedDataset, case: str, sides: Sequence[str], plane: int) -> _Slice:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from source_imports import REPOSITORY
 
 from equisynth import params
@@ -74,6 +75,11 @@ def test_from_raw_archive_to_evaluation(name: str, tmp_path: Path, monkeypatch: 
     dataset.verify()
     (case,) = dataset.cases("test")
     assert set(dataset.roles(case)) == ROLES[name]
+    sheet = Path("reports/datasets") / f"{name}.png"
+    assert sheet.stat().st_size < 2_000_000
+    with Image.open(sheet) as picture:
+        assert picture.format == "PNG"
+        assert picture.getextrema() != ((255, 255),) * len(picture.getbands())
 
     experiment = next(key for key in tree["pipeline"] if key.startswith(name))
     settings = params.resolve(tree, experiment)

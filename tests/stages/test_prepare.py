@@ -50,7 +50,7 @@ def raw_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def prepared(raw_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared")
-    prepare.run(PREPARATION, DATA, "ixi", raw_folder, folder / "ixi", work=folder / "work")
+    prepare.run(PREPARATION, DATA, "ixi", raw_folder, folder / "ixi", work=folder / "work", sheets=folder)
     return folder / "ixi"
 
 
@@ -81,8 +81,9 @@ def test_preparation_of_a_raw_scan_is_described(prepared: Path) -> None:
 
 
 def test_same_bytes_whatever_the_jobs(prepared: Path, raw_folder: Path, tmp_path: Path) -> None:
-    prepare.run(PREPARATION, DATA, "ixi", raw_folder, tmp_path / "ixi", jobs=2, work=tmp_path / "work")
+    prepare.run(PREPARATION, DATA, "ixi", raw_folder, tmp_path / "ixi", jobs=2, work=tmp_path / "work", sheets=tmp_path)
     assert contents(tmp_path / "ixi") == contents(prepared)
+    assert (tmp_path / "ixi.png").read_bytes() == prepared.with_suffix(".png").read_bytes()
 
 
 def test_a_repeat_continues_where_it_stopped(
@@ -99,22 +100,26 @@ def test_a_repeat_continues_where_it_stopped(
 
     monkeypatch.setattr(ixi, "prepare_case", until_the_third)
     with pytest.raises(KeyboardInterrupt):
-        prepare.run(PREPARATION, DATA, "ixi", raw_folder, tmp_path / "ixi", work=tmp_path / "work")
+        prepare.run(PREPARATION, DATA, "ixi", raw_folder, tmp_path / "ixi", work=tmp_path / "work", sheets=tmp_path)
     assert not (tmp_path / "ixi").exists()
     first = list(done)
     done.clear()
     monkeypatch.setattr(ixi, "prepare_case", lambda scans, case, *rest: done.append(case) or whole(scans, case, *rest))
-    prepare.run(PREPARATION, DATA, "ixi", raw_folder, tmp_path / "ixi", work=tmp_path / "work")
+    prepare.run(PREPARATION, DATA, "ixi", raw_folder, tmp_path / "ixi", work=tmp_path / "work", sheets=tmp_path)
     assert len(first) == len(done) == 2
     assert not set(first) & set(done)
     assert contents(tmp_path / "ixi") == contents(prepared)
 
 
-def test_a_kill_while_the_output_is_made_loses_nothing(prepared: Path, raw_folder: Path, tmp_path: Path) -> None:
+def test_a_kill_while_the_output_is_made_loses_nothing(
+    prepared: Path, raw_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Cases go into the output under second names: what a kill leaves of it is no output, and no case is lost."""
+    monkeypatch.setattr(prepare, "sheet_png", lambda dataset: b"sheet")  # drawn a dozen times, it would take long
+    sheets = tmp_path / "sheets"
 
     def stage() -> None:
-        prepare.run(PREPARATION, DATA, "ixi", raw_folder, tmp_path / "ixi", work=tmp_path / "work")
+        prepare.run(PREPARATION, DATA, "ixi", raw_folder, tmp_path / "ixi", work=tmp_path / "work", sheets=sheets)
 
     def finished() -> dict[str, int]:
         return {str(path): path.stat().st_mtime_ns for path in tmp_path.glob("work/ixi/*/cases/*/*.nii")}
@@ -129,7 +134,8 @@ def test_a_kill_while_the_output_is_made_loses_nothing(prepared: Path, raw_folde
     assert kills > 3
     stage()
     assert contents(tmp_path / "ixi") == contents(prepared)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["ixi", "work"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ixi", "sheets", "work"]
+    assert [path.name for path in sheets.iterdir()] == ["ixi.png"]
 
 
 def test_a_kill_leaves_no_raw_data_or_all(raw_folder: Path, tmp_path: Path) -> None:
@@ -147,7 +153,15 @@ def test_own_splits(prepared: Path, raw_folder: Path, tmp_path: Path) -> None:
     a, b = read_json(raw_folder / "splits.json")["train"][:2]
     c = read_json(raw_folder / "splits.json")["test"][0]
     lists = {"train": [a.split("-")[0]], "validate": [b], "test": [c]}
-    prepare.run({**PREPARATION, "splits": lists}, DATA, "ixi", raw_folder, tmp_path / "a", work=tmp_path / "work")
+    prepare.run(
+        {**PREPARATION, "splits": lists},
+        DATA,
+        "ixi",
+        raw_folder,
+        tmp_path / "a",
+        work=tmp_path / "work",
+        sheets=tmp_path,
+    )
     dataset = PreparedDataset.open(tmp_path / "a")
     assert dataset.info.splits == {"train": (a,), "validate": (b,), "test": (c,)}
     # A case does not depend on which others there are.
@@ -156,19 +170,35 @@ def test_own_splits(prepared: Path, raw_folder: Path, tmp_path: Path) -> None:
 
 def test_fractions(raw_folder: Path, tmp_path: Path) -> None:
     fractions = {"validate": 0.25, "test": 0.25, "seed": 3}
-    prepare.run({**PREPARATION, "splits": fractions}, DATA, "ixi", raw_folder, tmp_path / "a", work=tmp_path / "work")
+    prepare.run(
+        {**PREPARATION, "splits": fractions},
+        DATA,
+        "ixi",
+        raw_folder,
+        tmp_path / "a",
+        work=tmp_path / "work",
+        sheets=tmp_path,
+    )
     splits = PreparedDataset.open(tmp_path / "a").info.splits
     assert [len(splits[name]) for name in ("train", "validate", "test")] == [2, 1, 1]
     with pytest.raises(UserError, match="smaller fractions"):
         wrong = {**PREPARATION, "splits": {"validate": 0.5, "test": 0.5}}
-        prepare.run(wrong, DATA, "ixi", raw_folder, tmp_path / "b", work=tmp_path / "work")
+        prepare.run(wrong, DATA, "ixi", raw_folder, tmp_path / "b", work=tmp_path / "work", sheets=tmp_path)
 
 
 def test_a_split_without_a_usable_case_is_an_error(raw_folder: Path, tmp_path: Path) -> None:
     splits = read_json(raw_folder / "splits.json")
     lists = {"train": splits["test"], "validate": [splits["train"][-1]], "test": splits["validate"]}
     with pytest.raises(UserError, match="no case of split 'validate' can be used .*no PD scan"):
-        prepare.run({**PREPARATION, "splits": lists}, DATA, "ixi", raw_folder, tmp_path / "a", work=tmp_path / "work")
+        prepare.run(
+            {**PREPARATION, "splits": lists},
+            DATA,
+            "ixi",
+            raw_folder,
+            tmp_path / "a",
+            work=tmp_path / "work",
+            sheets=tmp_path,
+        )
     assert not (tmp_path / "a").exists()
 
 
@@ -182,7 +212,7 @@ def test_a_split_without_a_usable_case_is_an_error(raw_folder: Path, tmp_path: P
 )
 def test_wrong_preparation(raw_folder: Path, tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        prepare.run(wrong, DATA, "ixi", raw_folder, tmp_path / "a", work=tmp_path / "work")
+        prepare.run(wrong, DATA, "ixi", raw_folder, tmp_path / "a", work=tmp_path / "work", sheets=tmp_path)
 
 
 # --- raw
@@ -201,10 +231,12 @@ def test_archives_of_the_user(prepared: Path, raw_folder: Path, tmp_path: Path) 
     raw.run({"kind": "path", "path": str(mine)}, "ixi", tmp_path / "raw")
     assert [path.name for path in (tmp_path / "raw").iterdir()] == ["source.json"]  # nothing is copied
     with pytest.raises(UserError, match=r"preparation\.splits: null"):
-        prepare.run(PREPARATION, DATA, "ixi", tmp_path / "raw", tmp_path / "out", work=tmp_path / "work")
+        prepare.run(
+            PREPARATION, DATA, "ixi", tmp_path / "raw", tmp_path / "out", work=tmp_path / "work", sheets=tmp_path
+        )
     splits = {split: list(cases) for split, cases in PreparedDataset.open(prepared).info.splits.items()}
     own = {**PREPARATION, "splits": splits}
-    prepare.run(own, DATA, "ixi", tmp_path / "raw", tmp_path / "out", work=tmp_path / "work")
+    prepare.run(own, DATA, "ixi", tmp_path / "raw", tmp_path / "out", work=tmp_path / "work", sheets=tmp_path)
     assert contents(tmp_path / "out" / "cases") == contents(prepared / "cases")
 
 

@@ -92,8 +92,8 @@ ENTRIES = (
     _raw(
         "source kind",
         "an unknown kind of source",
-        ("sources.ixi.kind", "'download'", "'phantom'", "'path'"),
-        change("sources/ixi/kind", "download"),
+        ("sources.ixi.kind", "'disk'", "'phantom'", "'path'"),
+        change("sources/ixi/kind", "disk"),
     ),
     _raw(
         "source key",

@@ -289,7 +289,7 @@ ENTRIES = (
     ),
     Wrong("unknown experiment", "an unknown experiment", "train ixi-magic", ("'ixi-magic'", EXPERIMENT, "eqsim_eqadv")),
     Wrong("unknown dataset argument", "an unknown dataset", "prepare mri", ("datasets", "'mri'", "ixi")),
-    Wrong("unknown raw dataset", "an unknown dataset to make", "raw mri", ("sources", "'mri'", "ixi")),
+    Wrong("unknown raw dataset", "an unknown dataset to make", "raw mri", ("datasets", "'mri'", "ixi")),
     _setting(
         "unknown dataset",
         "an experiment of an unknown dataset",

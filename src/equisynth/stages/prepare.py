@@ -1,20 +1,26 @@
-"""Stage ``prepare``: raw archives -> a prepared dataset. Cases run in parallel; a repeat continues where it stopped."""
+"""Stage ``prepare``: raw archives -> a prepared dataset and its picture sheet.
+
+Cases run in parallel; a repeat continues where it stopped.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from equisynth import __name__ as package
 from equisynth.config import Data
+from equisynth.contact_sheet import sheet_png
 from equisynth.datasets.archives import CaseSkipped
 from equisynth.datasets.prepared import SPLITS, DatasetInfo, PreparedDataset, write_info
 from equisynth.datasets.splits import SplitLists, split_cases
 from equisynth.errors import UserError
-from equisynth.files import atomic_folder, link, read_json, write_json
+from equisynth.files import atomic_folder, atomic_path, link, read_json, write_json
 from equisynth.layouts.base import Archives, Facts, Layout, Raw, layout
+from equisynth.parallel import Workers
 from equisynth.params import validate
 from equisynth.work import fingerprint, resumable, say_continuing
 
@@ -27,17 +33,30 @@ def run(
     out: Path,
     jobs: int = 1,
     work: Path = Path(".equisynth/prepare"),
+    sheets: Path = Path("reports/datasets"),
+    scheduler: str | None = None,
+    layout_name: str | None = None,
 ) -> None:
     """Prepares dataset ``name`` from the folder ``raw`` (stage ``raw``'s output) into the folder ``out``.
 
-    The bytes do not depend on ``jobs``. Finished cases wait below ``work`` until all are done, so that a
-    repeat after a kill loses those at work only (one for each of the ``jobs``).
+    Its picture sheet goes into ``sheets/<name>.png``.
+
+    The bytes depend neither on ``jobs`` nor on ``scheduler`` (a dask cluster's address). Finished cases wait below
+    ``work`` until all are done, so that a repeat after a kill loses those at work only (one for each of the ``jobs``).
+
+    Args:
+        layout_name: kind of raw data; by default that of the dataset's name.
 
     Raises:
         UserError: wrong parameters or archives, or a split without any usable case.
     """
     source = read_json(raw / "source.json")
-    found = layout(source["layout"], f"datasets.{name}.layout")
+    layout_name = layout_name or name
+    if source["layout"] != layout_name:
+        raise UserError(
+            f"{raw / 'source.json'}: layout {source['layout']!r}, expected {layout_name!r}; run the stage raw again"
+        )
+    found = layout(layout_name, f"datasets.{name}.layout")
     settings = validate(found.Preparation, preparation, f"datasets.{name}.preparation")
     archives = {key: raw / path for key, path in source["archives"].items()}
     with found.opened(archives) as opened:
@@ -55,7 +74,7 @@ def run(
         **settings.model_dump(mode="json", exclude={"splits"}),
     }
     with resumable(work, name, key) as finished:
-        facts = _prepare_all(name, source["layout"], wanted, archives, settings, data, finished, jobs)
+        facts = _prepare_all(name, layout_name, wanted, archives, settings, data, finished, jobs, scheduler)
         skipped = {case: fact["skipped"] for case, fact in facts.items() if "skipped" in fact}
         kept = {split: [case for case in cases if case not in skipped] for split, cases in splits.items()}
         for split, cases in kept.items():
@@ -77,7 +96,9 @@ def run(
                 for path in sorted((finished / "cases" / case).iterdir()):
                     link(path, folder / "cases" / case / path.name)
             write_info(folder, info)
-            PreparedDataset.open(folder)
+            sheet = sheet_png(PreparedDataset.open(folder))
+        with atomic_path(sheets / f"{name}.png") as path:
+            path.write_bytes(sheet)
     _report(info, {case: facts[case] for cases in kept.values() for case in cases})
 
 
@@ -109,26 +130,30 @@ def _prepare_all(
     data: Data,
     work: Path,
     jobs: int,
+    scheduler: str | None,
 ) -> dict[str, Facts]:
     """Prepares what is not finished yet; returns the facts of all cases."""
-    from joblib import Parallel, delayed, effective_n_jobs
     from rich.console import Console
     from rich.progress import Progress
 
     todo = [case for case in cases if not (_facts_path(work, case).is_file() and _finished(work, case))]
     say_continuing("prepare", name, len(cases) - len(todo), len(cases))
     most = layout(layout_name, "layout").CASES_PER_OPENING
-    size = max(1, min(most, -(-len(todo) // max(1, effective_n_jobs(jobs)))))
-    chunks = [todo[start : start + size] for start in range(0, len(todo), size)]
     console = Console(stderr=True)
-    results: Iterable[int] = Parallel(n_jobs=jobs, return_as="generator_unordered")(
-        delayed(_prepare_some)(chunk, layout_name, archives, settings, data, work) for chunk in chunks
+    prepare_some = partial(
+        _prepare_some, layout_name=layout_name, archives=archives, settings=settings, data=data, work=work
     )
-    with warnings.catch_warnings(), Progress(console=console, disable=not (todo and console.is_terminal)) as bar:
+    with (
+        Workers(jobs, scheduler) as workers,
+        warnings.catch_warnings(),
+        Progress(console=console, disable=not (todo and console.is_terminal)) as bar,
+    ):
         # loky restarts workers whose memory grew and says so: the first case of each loads the libraries.
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
+        size = max(1, min(most, -(-len(todo) // workers.count)))
+        chunks = [todo[start : start + size] for start in range(0, len(todo), size)]
         task = bar.add_task(f"Preparing {name}", total=len(todo))
-        for count in results:
+        for count in workers.map(prepare_some, chunks):
             bar.advance(task, count)
     return {case: read_json(_facts_path(work, case)) for case in cases}
 

@@ -9,6 +9,7 @@ import numpy as np
 from equisynth.datasets.opened import open_dataset
 from equisynth.datasets.prepared import PreparedDataset
 from equisynth.description import read_description
+from equisynth.errors import UserError
 from equisynth.files import atomic_folder, atomic_path, read_json
 from equisynth.predictions import read_prediction
 from equisynth.report import CasePictures, draw_case, draw_curves, draw_deformation, to_html, to_png
@@ -21,7 +22,10 @@ CASES = 3
 
 
 def run(experiment: str) -> None:
-    """Draws curves and the first test cases, logs them to the training's run and writes them into one page."""
+    """Draws curves and the first test cases.
+
+    Together with the dataset's sheet they are logged to the training's run and written into one page.
+    """
     folder, out = Path("models") / experiment, Path("reports/pictures") / experiment
     description = read_description(folder)
     settings = description.settings
@@ -35,7 +39,8 @@ def run(experiment: str) -> None:
             title = f"{case}: deformation that misaligned its label"
             field = np.asarray(dataset.deformation(case))
             pictures[f"3-deformation-{case}"] = draw_deformation(field, settings.data.voxel_size, title)
-    files = {name: to_png(figure) for name, figure in sorted(pictures.items())}
+    files = {"0-dataset": read_sheet(settings.dataset)}
+    files |= {name: to_png(figure) for name, figure in sorted(pictures.items())}
     with atomic_folder(out) as temporary:
         for name, content in files.items():
             (temporary / f"{name}.png").write_bytes(content)
@@ -47,6 +52,14 @@ def run(experiment: str) -> None:
     with atomic_path(Path("reports") / f"{experiment}.html") as path:
         path.write_text(to_html(experiment, note, metrics, files), encoding="utf-8")
     log_files(run_of(experiment), out)
+
+
+def read_sheet(dataset: str) -> bytes:
+    """The picture sheet that stage ``prepare`` drew of a dataset, a PNG file."""
+    path = Path("reports/datasets") / f"{dataset}.png"
+    if not path.is_file():
+        raise UserError(f"{path}: not found, expected the dataset's picture sheet; run: dvc repro prepare@{dataset}")
+    return path.read_bytes()
 
 
 def case_pictures(dataset: PreparedDataset, case: str, label_role: str, prediction: np.ndarray) -> CasePictures:

@@ -1,0 +1,112 @@
+"""One function over many arguments, in processes of this computer or on a dask cluster; results as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, chdir
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from equisynth.errors import UserError
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
+SECONDS = 10
+"""How long a scheduler and its first worker may take to answer."""
+
+
+class Workers:
+    """Processes that compute: ``jobs`` of them here (-1: one per core), or those of a dask ``scheduler``.
+
+    joblib's own dask backend returns nothing before all is done, hence no progress; so the cluster is asked directly.
+    """
+
+    def __init__(self, jobs: int = 1, scheduler: str | None = None) -> None:
+        self._jobs, self._scheduler, self._stack = jobs, scheduler, ExitStack()
+        self._client: Any = None
+
+    def __enter__(self) -> Self:
+        """Joins the cluster, if there is one.
+
+        Raises:
+            UserError: dask is not installed, nothing answers, or its workers compute in several threads.
+        """
+        if self._scheduler is not None:
+            self._client = self._stack.enter_context(_join(self._scheduler))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def count(self) -> int:
+        """How many compute at once."""
+        if self._client is not None:
+            return len(self._client.nthreads())
+        from joblib import effective_n_jobs
+
+        return max(1, effective_n_jobs(self._jobs))
+
+    def map(self, function: Callable[[Argument], Result], arguments: Sequence[Argument]) -> Iterator[Result]:
+        """Results in the order in which they are ready.
+
+        Raises:
+            UserError: the cluster's workers do not see this folder; else what ``function`` raises.
+        """
+        if self._client is None:
+            from joblib import Parallel, delayed
+
+            parallel = Parallel(n_jobs=self._jobs, return_as="generator_unordered")
+            yield from parallel(delayed(function)(argument) for argument in arguments)
+            return
+        from distributed import as_completed
+
+        # pure: the same call twice is computed twice, whatever the cluster remembers
+        here = Path.cwd()
+        futures = [self._client.submit(_from_folder, here, function, argument, pure=False) for argument in arguments]
+        for future in as_completed(futures, loop=self._client.loop):
+            yield future.result()
+
+
+def _from_folder(folder: Path, function: Callable[[Argument], Result], argument: Argument) -> Result:
+    """On a worker: with relative paths as they are meant here. Workers have one thread, so the folder is theirs."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: the cluster's workers do not see this folder; it must lie on a shared file system")
+    with chdir(folder):
+        return function(argument)
+
+
+def _join(scheduler: str) -> Any:
+    """A client of the cluster, with one worker or more of one thread each."""
+    try:
+        from distributed import Client
+    except ModuleNotFoundError:
+        raise UserError(
+            f"--scheduler {scheduler}: dask is not installed; pip install 'equisynth[cluster]', or leave it out"
+        ) from None
+    try:
+        client = Client(scheduler, timeout=SECONDS, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:  # TimeoutError is an OSError
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"--scheduler {scheduler}: does not answer as a dask scheduler ({reason:.160}); expected an address such "
+            "as tcp://127.0.0.1:8786"
+        ) from None
+    try:
+        client.wait_for_workers(1, timeout=SECONDS)
+    except TimeoutError:
+        client.close()
+        raise UserError(
+            f"--scheduler {scheduler}: has no worker; start some: dask worker {scheduler} --nthreads 1"
+        ) from None
+    threads = max(client.nthreads().values())
+    if threads > 1:
+        client.close()
+        raise UserError(
+            f"--scheduler {scheduler}: has a worker of {threads} threads, expected 1, so that results are the same "
+            f"everywhere; start them so: dask worker {scheduler} --nworkers {threads} --nthreads 1"
+        )
+    return client
