@@ -108,7 +108,8 @@ def sheet_png(dataset: PreparedDataset, per_split: int = 2) -> bytes:
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for ax in figure.axes:  # the last digits of the layout differ from call to call
-        ax.set_position(tuple(float(value) for value in np.round(ax.get_position(original=True).bounds, 4)))
+        left, bottom, width, height = np.round(ax.get_position(original=True).bounds, 4).tolist()
+        ax.set_position((left, bottom, width, height))
     content = b""
     for dpi in RESOLUTIONS:
         buffer = io.BytesIO()
