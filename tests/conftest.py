@@ -18,6 +18,11 @@ import torch  # noqa: E402
 torch.set_num_threads(1)
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes give the parameter's name: some, such as gzip's, differ per process, and the processes must agree."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked ``gpu`` are skipped where there is no CUDA device."""
     if torch.cuda.is_available():

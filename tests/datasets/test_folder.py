@@ -407,7 +407,7 @@ def test_nothing_there(tmp_path: Path) -> None:
     "name, content, reason",
     [
         ("a_label.nii", b"", "cannot be read"),
-        ("a_label.nii.gz", gzip.compress(b"no image"), "cannot be read"),
+        ("a_label.nii.gz", gzip.compress(b"no image", mtime=0), "cannot be read"),
         ("a_label.tif", b"II*\0 not a tiff", "cannot be read"),
     ],
 )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,7 +19,7 @@ from pydantic import Field
 
 from equisynth.config import Count, Strict
 from equisynth.datasets.archives import Archive, CaseSkipped, open_archive
-from equisynth.datasets.raw_scan import PreparedInput, Scan, edge_shares
+from equisynth.datasets.raw_scan import PreparedInput, Scan, edge_shares, training_landmarks
 from equisynth.datasets.scans import read_scan
 from equisynth.datasets.splits import Splits
 from equisynth.errors import UserError
@@ -290,16 +289,12 @@ def _masked_ct(values: FloatArray, preparation: CermepPreparation) -> tuple[Floa
 
 def constants(preparation: CermepPreparation, voxel_size: Vector, facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What `prepare_input` needs, JSON-like; ``facts`` of the training cases."""
-    quantiles = np.mean([fact["body_quantiles"] for fact in facts], axis=0)
-    edges = np.max([fact["edge_shares"] for fact in facts], axis=0)
     return {
         "kind": "cermep",
         "voxel_size": list(voxel_size),
-        "orientation": Counter(fact["orientation"] for fact in facts).most_common(1)[0][0],
         "intensity": "N4, white matter (fuzzy c-means) = 1",
         "brain_mask": "morphology" if preparation.robex_path is None else "robex",
-        "reference_body_quantiles": [round(float(q), 6) for q in quantiles],
-        "edge_shares": [[round(float(share), 6) for share in sides] for sides in edges],
+        **training_landmarks(facts),
         **preparation.model_dump(mode="json", exclude={"robex_path", "splits"}),
     }
 

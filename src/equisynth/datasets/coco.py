@@ -24,7 +24,7 @@ from equisynth.datasets import download as downloads
 from equisynth.datasets.archives import Archive, CaseSkipped, open_archive, read_member
 from equisynth.datasets.download import RemoteFile
 from equisynth.datasets.photographs import PhotographSource, write_archive
-from equisynth.datasets.splits import Splits
+from equisynth.datasets.splits import Split, Splits
 from equisynth.errors import UserError
 
 ARCHIVE = "unlabeled2017.zip"
@@ -32,7 +32,6 @@ MEMBER_LIMIT = 1 << 26  # bytes; a picture has about 200 kB
 PIXEL_LIMIT = 1 << 26  # of the decoded picture, against bombs
 
 Picture = npt.NDArray[np.uint8]
-Split = Literal["train", "validate", "test"]
 
 _LISTS = "https://raw.githubusercontent.com/honkamj/non-aligned-i2i/e395356/data/coco_unlabeled2017"
 _SHA256: dict[Split, str] = {

@@ -38,10 +38,10 @@ from equisynth.datasets.roles import (
     grid_of,
     image_of,
 )
+from equisynth.datasets.splits import SPLITS
 from equisynth.errors import UserError
 from equisynth.files import atomic_folder, read_json, write_json
 
-SPLITS = ("train", "validate", "test")
 OPEN_MAPS = 256
 """Memory maps that a dataset holds on to: each keeps a file open, and a process may open about a thousand."""
 _CASE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

@@ -15,7 +15,8 @@ without ``prepare_input`` has nothing to do for raw inputs. Importing it needs t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,6 +112,21 @@ class ModelGrid:
         turned_shape = resampling.reoriented_shape(self.raw_shape, self.raw_orientation, self.orientation)
         turned = resampling.from_voxel_size(values, turned_shape, self.own, self.target)
         return resampling.reoriented(turned, self.orientation, self.raw_orientation)
+
+
+def training_landmarks(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What warnings compare a raw scan with, JSON-like: how the training scans lay, and were, as a whole.
+
+    Args:
+        facts: of the training cases, each with ``orientation``, ``body_quantiles`` and ``edge_shares``.
+    """
+    quantiles = np.mean([fact["body_quantiles"] for fact in facts], axis=0)
+    edges = np.max([fact["edge_shares"] for fact in facts], axis=0)
+    return {
+        "orientation": Counter(fact["orientation"] for fact in facts).most_common(1)[0][0],
+        "reference_body_quantiles": [round(float(q), 6) for q in quantiles],
+        "edge_shares": [[round(float(share), 6) for share in sides] for sides in edges],
+    }
 
 
 def edge_shares(body: Mask) -> list[list[float]]:

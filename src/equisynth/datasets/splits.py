@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Discriminator, Field, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
-from equisynth.config import Strict
+from equisynth.config import Count, Strict
 from equisynth.errors import UserError
 
+Split = Literal["train", "validate", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validate", "test")
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _all_splits(counts: dict[Split, int]) -> dict[Split, int]:
+    if set(counts) != set(SPLITS):
+        raise ValueError(f"expected a number for each of {', '.join(SPLITS)}")
+    return counts
+
+
+CaseCounts = Annotated[dict[Split, Count], AfterValidator(_all_splits)]
+"""How many cases of each split a phantom source makes."""
 
 
 class SplitLists(Strict):

@@ -14,15 +14,14 @@ from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from equisynth.config import Count, NonNegative, Strict
+from equisynth.config import NonNegative, Strict
 from equisynth.datasets.randomness import named_random_state
+from equisynth.datasets.splits import SPLITS, CaseCounts
 from equisynth.datasets.staining import ARCHIVE, KINDS
 from equisynth.datasets.tissue import BAND, Picture, Section, positions
 from equisynth.files import atomic_path, write_json
-
-SPLITS: tuple[Literal["train", "validate", "test"], ...] = ("train", "validate", "test")
 
 Side = Annotated[int, Field(ge=128)]
 
@@ -32,18 +31,11 @@ class StainingPhantom(Strict):
 
     kind: Literal["phantom"] = "phantom"
     seed: Annotated[int, Field(ge=0)] = 0
-    cases: dict[Literal["train", "validate", "test"], Count] = {"train": 2, "validate": 1, "test": 1}
+    cases: CaseCounts = {"train": 2, "validate": 1, "test": 1}
     shape: tuple[Side, Side] = (768, 832)  # rows and columns
     offset_pixels: NonNegative = 12.0  # translation per axis, at most
     offset_bend_pixels: NonNegative = 4.0  # standard deviation per axis of the smooth part
     offset_degrees: NonNegative = 1.0  # rotation, at most
-
-    @field_validator("cases")
-    @classmethod
-    def _all_splits(cls, cases: dict[str, int]) -> dict[str, int]:
-        if set(cases) != set(SPLITS):
-            raise ValueError(f"expected a number for each of {', '.join(SPLITS)}")
-        return cases
 
 
 def case_names(settings: StainingPhantom) -> dict[str, list[str]]:

@@ -91,3 +91,9 @@ def layout(name: str, where: str) -> Layout:
     if name not in known:
         raise UserError(f"params.yaml: {where}: found {name!r}, expected one of: {', '.join(known)}")
     return cast(Layout, import_module(f"equisynth.layouts.{name}"))
+
+
+def volume_voxel_size(data: Data) -> tuple[float, float, float]:
+    """Of a dataset of volumes, in mm."""
+    first, second, third = data.voxel_size
+    return first, second, third

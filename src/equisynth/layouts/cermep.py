@@ -14,7 +14,7 @@ from equisynth.datasets.cermep import CermepArchives, CermepPathSource
 from equisynth.datasets.cermep import CermepPreparation as Preparation
 from equisynth.datasets.cermep_phantom import CermepPhantom
 from equisynth.datasets.prepared import write_case
-from equisynth.layouts.base import Archives, Facts
+from equisynth.layouts.base import Archives, Facts, volume_voxel_size
 
 SOURCES = {"phantom": CermepPhantom, "path": CermepPathSource}
 STORED = ("input", "label", "label_registered", "label_native")
@@ -34,7 +34,7 @@ def opened(archives: Archives) -> CermepArchives:
 
 
 def prepare_into(work: Path, raw: CermepArchives, case: str, preparation: Preparation, data: Data) -> Facts:
-    size = (data.voxel_size[0], data.voxel_size[1], data.voxel_size[2])
+    size = volume_voxel_size(data)
     arrays, facts = cermep.prepare_case(raw.read(case), case, preparation, size)
     native = np.array(facts["native_affine"])
     write_case(work, case, arrays, np.array(facts["affine"]), affines=dict.fromkeys(NATIVE, native))
@@ -42,7 +42,7 @@ def prepare_into(work: Path, raw: CermepArchives, case: str, preparation: Prepar
 
 
 def constants(preparation: Preparation, data: Data, facts: Sequence[Facts]) -> dict[str, Any]:
-    return cermep.constants(preparation, (data.voxel_size[0], data.voxel_size[1], data.voxel_size[2]), facts)
+    return cermep.constants(preparation, volume_voxel_size(data), facts)
 
 
 def default_splits(cases: Sequence[str]) -> dict[str, list[str]]:

@@ -17,13 +17,13 @@ from equisynth.datasets.ixi import MODALITIES, IxiArchives
 from equisynth.datasets.ixi import IxiPreparation as Preparation
 from equisynth.datasets.phantom import PhantomSource, write_archives
 from equisynth.datasets.prepared import write_case
+from equisynth.datasets.splits import Split
 from equisynth.errors import UserError
 from equisynth.files import write_json
-from equisynth.layouts.base import Archives, Facts
+from equisynth.layouts.base import Archives, Facts, volume_voxel_size
 
 _ARCHIVES = "http://biomedic.doc.ic.ac.uk/brain-development/downloads/IXI"
 _LISTS = "https://raw.githubusercontent.com/honkamj/non-aligned-i2i/e395356/data/IXI"
-Split = Literal["train", "validate", "test"]
 _SHA256: dict[Split, str] = {
     "train": "45a8a370fef86d5e5288d0d458441d207c514015d41bb7900d6d9724c6733161",
     "validate": "172edb481aa56154efba6536de77f052b43fc30005275759a174c21bc719063a",
@@ -77,14 +77,14 @@ def opened(archives: Archives) -> IxiArchives:
 
 
 def prepare_into(work: Path, raw: IxiArchives, case: str, preparation: Preparation, data: Data) -> Facts:
-    size = (data.voxel_size[0], data.voxel_size[1], data.voxel_size[2])
+    size = volume_voxel_size(data)
     arrays, facts = ixi.prepare_case(raw.read(case), case, preparation, size)
     write_case(work, case, arrays, np.diag([*size, 1.0]))
     return facts
 
 
 def constants(preparation: Preparation, data: Data, facts: Sequence[Facts]) -> dict[str, Any]:
-    return ixi.constants(preparation, (data.voxel_size[0], data.voxel_size[1], data.voxel_size[2]), facts)
+    return ixi.constants(preparation, volume_voxel_size(data), facts)
 
 
 def default_splits(cases: Sequence[str]) -> None:
