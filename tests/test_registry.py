@@ -20,9 +20,9 @@ from equisynth.champion import Candidate, RegistrySettings, choose_champion
 from equisynth.datasets.prepared import DatasetInfo, write_case, write_info
 from equisynth.errors import UserError
 from equisynth.files import read_json, sha256, write_json
-from equisynth.params import validate
 from equisynth.registry import Pulled, pull, register, resolve
 from equisynth.tracking import run_of
+from equisynth.validation import validate
 from mlflow_repository import (
     make_image,
     make_metrics,

@@ -151,7 +151,7 @@ class Features(Strict):
     """Widths per level of each network; none where a method has no such network."""
 
     discriminator: Widths | None = None
-    i2i: Widths
+    i2i: Widths | None = None
     intra_modality_reg: Widths | None = None
     cross_modality_reg: Widths | None = None
     rigid_reg: Widths | None = None
@@ -211,7 +211,15 @@ class Rigidity(Strict):
 
 
 class Settings(Strict):
-    """One experiment at one scale, resolved and complete."""
+    """One experiment at one scale, resolved and complete.
+
+    Attributes:
+        transformations_per_sample: 2: the label's is drawn apart from the input's.
+        slices: a method of two dimensions on volumes: patches are single slices across the last axis.
+        augmentation_input_background_value, augmentation_label_background_value: normalised; what warped images take
+            where they are invalid.
+        network: what only this method knows (``Method.Options``).
+    """
 
     experiment: str
     scale: str
@@ -234,13 +242,17 @@ class Settings(Strict):
     min_valid_ratio: MinValidRatio = MinValidRatio()
     augment_with_random_transformation: bool = False
     label_deformation: LabelDeformation | None = None
-    features: Features
+    slices: bool = False
+    augmentation_input_background_value: float | None = None
+    augmentation_label_background_value: float | None = None
+    features: Features = Features()
     normalization_groups: Count | None = 16
     final_activation: Literal["linear", "softplus"] = "linear"
+    network: dict[str, Any] = {}
     epochs: Count
     epoch_steps: Count | None = None
     learning_rate: LearningRate
-    loss: Loss
+    loss: Loss = Loss()
     rigidity: Rigidity | None = None
     discriminator: Literal["none", "conditional", "unconditional"] = "none"
 
@@ -278,14 +290,38 @@ class Settings(Strict):
                     "discriminator is set, so features.discriminator and learning_rate.discriminator are needed"
                 )
         self._patch_fits_networks()
+        if self.slices:
+            self._within_slices()
+        if not self.network and self.features.i2i is None:
+            raise ValueError("features.i2i: missing; add it (the widths of the translating network)")
         if self.normalization_groups is not None:
-            for width in self.features.i2i[1:]:
+            for width in (self.features.i2i or ())[1:]:
                 if width % self.normalization_groups:
                     raise ValueError(
                         f"normalization_groups is {self.normalization_groups}, expected a divisor of {width} "
                         "(a width in features.i2i)"
                     )
         return self
+
+    def _within_slices(self) -> None:
+        """Patches are slices, and what is drawn for them stays in their plane."""
+        if self.data.n_dims != 3 or self.patch_size[-1] != 1:
+            raise ValueError(
+                f"slices is true and patch_size is {list(self.patch_size)}, expected volumes and a last entry of 1"
+            )
+        drawn = self.random_transformation
+        in_plane = {"rotation_degrees": 1, "log_scale_std": 2, "log_shear_std": 1, "translation": 2}
+        for key, count in in_plane.items():
+            value = getattr(drawn, key)
+            single = not isinstance(value, tuple) or (key in ("rotation_degrees", "translation") and _is_range(value))
+            beyond = () if value is None else (value,) if single else value[count:]
+            if any(entry not in (0, (0, 0)) for entry in beyond):
+                raise ValueError(
+                    f"slices is true and random_transformation.{key} is {value}, expected a list with zeros for all "
+                    f"but the first {count}: slices are moved within their plane only"
+                )
+        if drawn.flips or drawn.right_angle_rotations:
+            raise ValueError("slices is true, expected random_transformation without flips and right_angle_rotations")
 
     def _one_range_per_axis(self) -> None:
         n_dims = self.data.n_dims

@@ -13,10 +13,11 @@ from equisynth.config import Settings
 from equisynth.dataset_versions import dataset_version
 from equisynth.errors import UserError
 from equisynth.files import hash_json, sha256, write_json
-from equisynth.params import read, validate
+from equisynth.params import read
 from equisynth.search_space import SearchSettings, effective_space, suggest, trial_settings
 from equisynth.store import log_metrics, open_store
 from equisynth.tracking import TrainingRun, create_run
+from equisynth.validation import validate
 
 if TYPE_CHECKING:
     from optuna import Study, Trial

@@ -142,6 +142,7 @@ class Trainer:
 
     def _train_epoch(self, epoch: int, progress: Callable[[int, int, Record], None] | None) -> Record:
         self.samples.set_epoch(epoch)
+        self.method.start_epoch(epoch)
         self.method.train()
         # Fixed by the epoch, so that a resumed training draws as an undisturbed one, should a network ever draw.
         state = named_random_state(self.settings.seed, "training", str(epoch), str(self.processes.rank))
@@ -190,7 +191,7 @@ class Trainer:
         )  # fmt: skip
         for sample in loader:
             moved = {name: value.to(device, non_blocking=True) for name, value in sample.items()}
-            yield to_batch(moved, self.settings.data.voxel_size)
+            yield to_batch(moved, self.settings)
 
     def _means(self, sums: dict[str, Tensor], count: int) -> Record:
         """Sums over this process's batches -> means over all processes' ``count``; the device is read once."""
@@ -230,6 +231,7 @@ class Trainer:
             "history": self.state.history,
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.method.optimisers.items()},
             "scaler": scaler.state_dict() if scaler is not None else {},
+            "memory": self.method.memory(),
         }
         buffer = io.BytesIO()  # torch hides it where it cannot write to a file because the disk is full
         torch.save(content, buffer)
@@ -267,15 +269,20 @@ class Trainer:
             optimiser.load_state_dict(content["optimisers"][name])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(content["scaler"])
+        self.method.recall(content["memory"])
 
 
-def to_batch(sample: dict[str, Tensor], voxel_size: tuple[float, ...]) -> Batch:
-    """Collated patches -> the images and the voxel-unit transformation that methods take."""
-    return Batch(
+def to_batch(sample: dict[str, Tensor], settings: Settings) -> Batch:
+    """Collated patches -> the images and the voxel-unit transformations that methods take."""
+    voxel_size, world = settings.data.voxel_size, sample["random_affine"]
+    own = settings.transformations_per_sample > 1 and world.ndim == 4  # (B, k, n+1, n+1): the label has its own
+    batch = Batch(
         input=Image(sample["input"], sample["input_mask"]),
         label=Image(sample["label"], sample["label_mask"]),
-        random=Affine.from_world(sample["random_affine"], voxel_size),
+        random=Affine.from_world(world[:, 0] if own else world, voxel_size),
+        label_random=Affine.from_world(world[:, 1], voxel_size) if own else None,
     )
+    return batch.flattened() if settings.slices else batch
 
 
 def check_precision(precision: str) -> None:

@@ -277,9 +277,18 @@ class TrainingPatches:
 
 
 class ValidationPatches(TrainingPatches):
-    """The same fixed variant of a split's patches each epoch: epochs are comparable."""
+    """The same fixed variant of a split's patches each epoch: epochs are comparable.
+
+    Pairs are pairs, transformed as one, also where a method trains on images that are drawn apart.
+    """
 
     purpose = "validate"
+
+    def __init__(
+        self, dataset: PreparedDataset, settings: Settings, split: str, seed: int, limit: int | None = None
+    ) -> None:
+        paired = settings.model_copy(update={"paired": True, "transformations_per_sample": 1})
+        super().__init__(dataset, paired, split, seed, limit)
 
     def set_epoch(self, epoch: int) -> None:
         """Every epoch is the first one."""

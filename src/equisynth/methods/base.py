@@ -9,15 +9,16 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from equisynth.config import Settings
+from equisynth.config import Settings, Strict
 from equisynth.errors import UserError
 from equisynth.geometry.transforms import Affine, Image
+from equisynth.validation import validate
 
 
 @dataclass(frozen=True)
@@ -28,27 +29,46 @@ class Batch:
         input: values (B, C, *S), mask (B, 1, *S), normalised and zero where invalid.
         label: the non-aligned partner, same grid.
         random: the random affine transformation r, drawn per sample, in voxel coordinates of the patch.
+        label_random: the label's own, where the two are transformed apart; None: it is r.
     """
 
     input: Image
     label: Image
     random: Affine
+    label_random: Affine | None = None
 
     def __len__(self) -> int:
         return self.input.values.shape[0]
 
     def __getitem__(self, index: slice) -> Batch:
-        return Batch(self.input[index], self.label[index], self.random[index])
+        label_random = None if self.label_random is None else self.label_random[index]
+        return Batch(self.input[index], self.label[index], self.random[index], label_random)
 
     def halves(self) -> tuple[Batch, Batch]:
         """The first floor(B/2) samples (discriminator side) and the rest (generator side)."""
         middle = len(self) // 2
         return self[:middle], self[middle:]
 
-    def augmented(self) -> Batch:
-        """Both images warped by r and detached (the Aug variants); r itself is kept for use inside the pass."""
+    def augmented(self, input_fill: float | None = None, label_fill: float | None = None) -> Batch:
+        """Both images warped and detached (the Aug variants); r itself is kept for use inside the pass.
+
+        Args:
+            input_fill, label_fill: normalised values that the warped images take where their masks are 0; None: what
+                the warp left there.
+        """
         with torch.no_grad():
-            return replace(self, input=self.input.warp(self.random), label=self.label.warp(self.random))
+            moved = self.input.warp(self.random), self.label.warp(self.label_random or self.random)
+            filled = [_filled(image, fill) for image, fill in zip(moved, (input_fill, label_fill), strict=True)]
+            return replace(self, input=filled[0], label=filled[1])
+
+    def flattened(self) -> Batch:
+        """Slices (B, C, H, W, 1) as 2D images (B, C, H, W), for methods that know no third axis.
+
+        The transformations must stay within the slices: what they do along the last axis is dropped.
+        """
+        label_random = None if self.label_random is None else _flattened(self.label_random)
+        first, second = (Image(image.values[..., 0], image.valid()[..., 0]) for image in (self.input, self.label))
+        return Batch(first, second, _flattened(self.random), label_random)
 
 
 class Update(NamedTuple):
@@ -82,9 +102,11 @@ class Method(ABC):
     weights alone (the power iterations of spectral norms do), and thus stay equal in all processes.
 
     Attributes:
+        Options: what ``settings.network`` holds for this method, checked when it is built.
         monitor: also compute what is only looked at (lengths of displacements, terms of weight zero).
     """
 
+    Options: ClassVar[type[Strict]] = Strict
     networks: dict[str, nn.Module]
     optimisers: dict[str, Optimizer]
 
@@ -96,6 +118,25 @@ class Method(ABC):
     def adversary(self) -> bool:
         """Whether a discriminator trains too: on the first half of each batch, all else on the rest."""
         return self.settings.discriminator != "none"
+
+    @classmethod
+    def options(cls, settings: Settings) -> Strict:
+        """``settings.network``, checked.
+
+        Raises:
+            UserError: an unknown key, or a value of another kind.
+        """
+        return validate(cls.Options, settings.network, f"{settings.experiment}: network")
+
+    def start_epoch(self, epoch: int) -> None:  # noqa: B027 - most methods have nothing to do
+        """Called before an epoch (from 1): learning rates of a schedule, and what else follows from its number."""
+
+    def memory(self) -> dict[str, Any]:
+        """What a resumed training needs beside networks and optimisers: tensors, numbers, lists and dicts of these."""
+        return {}
+
+    def recall(self, memory: dict[str, Any]) -> None:  # noqa: B027 - most methods remember nothing
+        """Takes back what `memory` gave."""
 
     @abstractmethod
     def updates(self, batch: Batch) -> Iterator[Update]:
@@ -119,6 +160,19 @@ class Method(ABC):
         """Sets all networks to training or evaluation mode."""
         for network in self.networks.values():
             network.train(mode)
+
+
+def _filled(image: Image, fill: float | None) -> Image:
+    if fill is None:
+        return image
+    mask = image.valid()
+    return Image(image.values * mask + fill * (1 - mask), image.mask)
+
+
+def _flattened(transformation: Affine) -> Affine:
+    """(B, 4, 4) -> (B, 3, 3): without the third axis."""
+    kept = [0, 1, 3]
+    return Affine(transformation.matrix[:, kept][:, :, kept])
 
 
 @contextmanager

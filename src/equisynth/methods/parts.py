@@ -18,6 +18,7 @@ from equisynth.networks.unet import UNet
 
 def image_to_image_network(settings: Settings) -> nn.Module:
     """F: from the channels of the input to those of the label."""
+    assert settings.features.i2i is not None
     network = UNet(
         settings.data.n_dims,
         settings.data.input.channels,

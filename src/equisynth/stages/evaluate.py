@@ -22,8 +22,9 @@ from equisynth.description import read_description
 from equisynth.evaluation import fid
 from equisynth.evaluation.aligned import evaluate_references, evaluate_split, named_measures
 from equisynth.files import write_json
-from equisynth.params import read, validate
+from equisynth.params import read
 from equisynth.predictions import read_prediction
+from equisynth.validation import validate
 from equisynth.work import Remember, anew, count_remembered, fingerprint, remembered, resumable, say_continuing
 
 SPLITS = ("validate", "test")

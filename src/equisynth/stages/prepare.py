@@ -21,7 +21,7 @@ from equisynth.errors import UserError
 from equisynth.files import atomic_folder, atomic_path, link, read_json, write_json
 from equisynth.layouts.base import Archives, Facts, Layout, Raw, layout
 from equisynth.parallel import Workers
-from equisynth.params import validate
+from equisynth.validation import validate
 from equisynth.work import fingerprint, resumable, say_continuing
 
 

@@ -14,7 +14,7 @@ from equisynth.datasets.archives import open_archive
 from equisynth.errors import UserError
 from equisynth.files import atomic_folder, hash_json, write_json
 from equisynth.layouts.base import Archives, Raw, layout
-from equisynth.params import validate
+from equisynth.validation import validate
 
 
 def run(source: dict[str, Any], name: str, out: Path, jobs: int = 1, layout_name: str | None = None) -> None:

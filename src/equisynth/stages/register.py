@@ -15,10 +15,11 @@ from equisynth.errors import UserError
 from equisynth.evaluation.aligned import evaluate_split, named_measures
 from equisynth.files import read_json, sha256, write_json
 from equisynth.model import WEIGHTS, load_model
-from equisynth.params import read, validate
+from equisynth.params import read
 from equisynth.registry import Candidate, Registered, RegistrySettings, register
 from equisynth.stages.predict import translate_case
 from equisynth.tracking import dataset_version_of, log_evaluation, run_of
+from equisynth.validation import validate
 
 SPLIT = "validate"
 
