@@ -1,4 +1,4 @@
-"""One 3D training patch from a prepared (memory-mapped) volume, and from the same volume as .nii.gz."""
+"""One 3D training patch from a prepared (memory-mapped) volume, against the same volume as .nii.gz read by nibabel."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-from measure import report
+from measure import compare
 
 from equisynth.config import Intensity
 from equisynth.datasets.prepared import SPLITS, DatasetInfo, PreparedDataset, write_case, write_info
@@ -44,5 +44,4 @@ if __name__ == "__main__":
         def from_archive_format() -> np.ndarray:
             return np.asarray(nibabel.load(compressed).dataobj)[window()]
 
-        report("patch_reading/prepared", prepared, repeats=50, shape=shape, patch=patch)
-        report("patch_reading/nii_gz", from_archive_format, repeats=3, shape=shape, patch=patch)
+        compare("patch_reading", prepared, from_archive_format, shape=shape, patch=patch)

@@ -1,4 +1,4 @@
-"""One photograph pair (colours rolled, Gaussian-bump deformation, largest valid rectangle), and the rectangle alone."""
+"""One photograph pair: colours rolled, Gaussian-bump deformation, largest valid rectangle."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ BUMP = {
 STEP = 4  # of the rectangle search, as published
 
 
-def misaligned(photograph: torch.Tensor) -> Image:
-    """The label of a photograph (1, 3, *S): rolled, deformed, valid in a rectangle."""
+def misaligned(photograph: torch.Tensor, rectangle: bool = True) -> Image:
+    """The label of a photograph (1, 3, *S): rolled, deformed, valid in a rectangle or wherever it may be."""
     shape = tuple(photograph.shape[2:])
     bump = random_gaussian_bump(BUMP, BUMP, np.random.RandomState(0))
     field = torch.from_numpy(gaussian_deformation(bump, shape, (1.0, 1.0)))[None]
     label = Image(photograph.roll(1, dims=1), torch.ones(1, 1, *shape)).warp(Field(field))
-    rectangle = largest_interior_rectangle(label.valid()[0, 0].numpy().astype(np.uint8), STEP)
-    return Image(label.values, torch.from_numpy(rectangle)[None, None])
+    if not rectangle:
+        return label
+    box = largest_interior_rectangle(label.valid()[0, 0].numpy().astype(np.uint8), STEP)
+    return Image(label.values, torch.from_numpy(box)[None, None])
 
 
 if __name__ == "__main__":
@@ -33,5 +35,3 @@ if __name__ == "__main__":
     for shape in ((480, 640), (480, 360)):
         photograph = torch.rand(1, 3, *shape, generator=torch.Generator().manual_seed(0))
         report("photograph_sample", lambda image=photograph: misaligned(image), shape=shape)
-        mask = misaligned(photograph).valid()[0, 0].numpy()
-        report("interior_rectangle", lambda valid=mask: largest_interior_rectangle(valid, STEP), shape=shape)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from equisynth.geometry.compiled import compiled
 
 Integers = NDArray[np.int64]
+Counts = NDArray[np.signedinteger]
 
 
 def largest_interior_rectangle(mask: NDArray[np.generic], step: int) -> NDArray[np.uint8]:
@@ -53,19 +54,35 @@ def _start(valid: NDArray[np.bool_]) -> Integers | None:
     return nearest
 
 
-def _summed_area_table(valid: NDArray[np.bool_]) -> tuple[Integers, Integers]:
+def _summed_area_table(valid: NDArray[np.bool_]) -> tuple[Counts, Integers]:
     """Number of valid voxels below each grid corner, flat, (prod(S + 1),), and its strides in elements, (n,)."""
-    table = np.zeros([size + 1 for size in valid.shape], np.int64)
-    inner = table[(slice(1, None),) * valid.ndim]
-    inner[...] = valid
-    for axis in range(valid.ndim):
-        np.cumsum(inner, axis, out=inner)
-    return table.ravel(), np.array(table.strides) // table.itemsize
+    table: Counts = np.zeros([size + 1 for size in valid.shape], np.int32 if valid.size < 2**31 else np.int64)
+    table[(slice(1, None),) * valid.ndim] = valid
+    strides = np.array(table.strides) // table.itemsize
+    for size, stride in zip(table.shape, strides, strict=True):
+        _add_up(table.reshape(-1, size, stride))
+    return table.reshape(-1), strides
 
 
 @compiled
-def _grow(table: Integers, strides: Integers, shape: Integers, start: Integers, step: int) -> tuple[Integers, Integers]:
+def _add_up(planes: Counts) -> None:
+    """Running sums along the second axis, in place."""
+    for block in planes:
+        if block.shape[1] == 1:
+            total = block[0, 0]
+            for position in range(1, len(block)):  # a sum in a register: the next does not wait for memory
+                total += block[position, 0]
+                block[position, 0] = total
+        else:
+            for position in range(1, len(block)):
+                for other in range(block.shape[1]):
+                    block[position, other] += block[position - 1, other]
+
+
+@compiled
+def _grow(table: Counts, strides: Integers, shape: Integers, start: Integers, step: int) -> tuple[Integers, Integers]:
     """Lower corner (n,) and upper corner (n,), exclusive, of the box that the search ends with."""
+    n_dims = len(shape)
     lower, upper = start.copy(), start + 1
     largest = 1
     stable = False
@@ -73,22 +90,27 @@ def _grow(table: Integers, strides: Integers, shape: Integers, start: Integers, 
         stable = True
         for corner in (lower, upper):
             origin, best = corner.copy(), corner.copy()
-            for candidate in range((2 * step + 1) ** len(shape)):
-                rest, volume = candidate, 1
-                for axis in range(len(shape) - 1, -1, -1):  # The digits of the number are the offsets, in C order.
-                    corner[axis] = origin[axis] + rest % (2 * step + 1) - step
-                    rest //= 2 * step + 1
+            corner -= step
+            for _ in range((2 * step + 1) ** n_dims):
+                volume = 1
+                for axis in range(n_dims):
                     inside = 0 <= lower[axis] < upper[axis] <= shape[axis]
                     volume *= upper[axis] - lower[axis] if inside else 0
                 if volume > largest and _count(table, strides, lower, upper) == volume:
                     largest, stable = volume, False
                     best[:] = corner
+                axis = n_dims - 1  # the next offset, in C order
+                corner[axis] += 1
+                while axis > 0 and corner[axis] > origin[axis] + step:
+                    corner[axis] = origin[axis] - step
+                    axis -= 1
+                    corner[axis] += 1
             corner[:] = best
     return lower, upper
 
 
 @compiled
-def _count(table: Integers, strides: Integers, lower: Integers, upper: Integers) -> int:
+def _count(table: Counts, strides: Integers, lower: Integers, upper: Integers) -> int:
     """Number of valid voxels in a box: the signed sum of the table at its 2^n corners."""
     total = 0
     for corner in range(2 ** len(strides)):
