@@ -99,3 +99,29 @@ def test_pipeline_commands_go_through_the_launcher() -> None:
     for name, stage in stages.items():
         assert stage.get("do", stage)["cmd"].startswith("bin/equisynth "), name
     assert os.access(launcher(), os.X_OK)
+
+
+def test_figures_of_every_evaluated_experiment_stand_in_the_readme(tmp_path: Path) -> None:
+    values = {"mae": 12.345, "psnr": 20.06, "ssim": 0.7004}
+    evaluation = {
+        "test": {"label": "label_registered", "cases": {"a": values, "b": values}, "pooled": values},
+        "references": {"lookup_table": {**values, "mae": 0.5, "residual_rmse": 1.0}},
+        "fid": {"computed": False, "reason": "no weights and no network"},
+    }
+    (tmp_path / "reports/evaluation").mkdir(parents=True)
+    (tmp_path / "params.yaml").write_text("{scale: demo, pipeline: {ct-one: {}, mr-two: {}, absent-three: {}}}")
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- figures:begin -->\nold\n<!-- figures:end -->\nafter\n")
+    script = REPOSITORY / "scripts/figures.py"
+    assert "run `make demo` first" in run(sys.executable, script, cwd=tmp_path).stderr
+    for experiment in ("ct-one", "mr-two"):
+        (tmp_path / f"reports/evaluation/{experiment}.json").write_text(json.dumps(evaluation))
+    assert run(sys.executable, script, "--write", readme, cwd=tmp_path).returncode == 0
+    text = readme.read_text()
+    assert text.startswith("before\n<!-- figures:begin -->\n")
+    assert text.endswith("FID: not computed (no weights).\n<!-- figures:end -->\nafter\n")
+    assert "| **`ct-one`** | 12.3 | 20.1 | 0.700 |\n| best lookup table of intensities | 0.5 | 20.1 | 0.700 |" in text
+    assert "**`mr-two`**" in text
+    assert "2 cases, against the label that elastix registered" in text
+    assert "old" not in text
+    assert "absent-three" not in text
