@@ -141,6 +141,7 @@ def translate_volume(
     batch_size: int = 4,
     progress: Progress | None = None,
     out: np.ndarray | None = None,
+    convert: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
     """Translates an image in memory or behind a memory map.
 
@@ -148,6 +149,7 @@ def translate_volume(
         image: raw values, (*S), or (*S, C) where the model's input has several channels; any numeric type.
         mask: (*S), valid where above 0; None: everywhere.
         out: (*S) or (*S, C'), written instead of a new array.
+        convert: applied to slabs before they are written, e.g. `to_8_bit`.
 
     Returns:
         (*S), or (*S, C') where the label has several channels, float32; the values of the label, 0 (`VOLUME`) or
@@ -166,7 +168,8 @@ def translate_volume(
         return image[place], None if mask is None else mask[place]
 
     for first, slab in translate_slabs(predict, read, shape, description, rule, batch_size, progress):
-        out[first : first + len(slab)] = slab if channels > 1 else slab[..., 0]
+        values = slab if convert is None else convert(slab)
+        out[first : first + len(slab)] = values if channels > 1 else values[..., 0]
     return out
 
 

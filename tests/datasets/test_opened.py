@@ -17,7 +17,7 @@ from equisynth.datasets.prepared import DatasetInfo, PreparedDataset, write_case
 from equisynth.datasets.synthetic import SyntheticDataset
 from equisynth.errors import UserError
 from equisynth.evaluation import fid
-from equisynth.predictions import read_prediction, write_prediction
+from equisynth.predictions import new_prediction, read_prediction
 from equisynth.stages import evaluate, predict
 from equisynth.stages.report import case_pictures
 from equisynth.stages.train import train_once
@@ -148,7 +148,9 @@ class MeanColour(torch.nn.Module):
 
 
 def test_the_truth_is_a_perfect_prediction(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outside of a small picture, where there is no truth, anything may be predicted."""
+    """Outside of a small picture, where there is no truth, anything may be predicted. Interpolated labels lie between
+    the 8 bits of a prediction; the truth is written with its fractions."""
+    monkeypatch.setattr(PreparedDataset, "is_8_bit", lambda *_: False)
     monkeypatch.setattr(fid, "find_weights", lambda *_: Path("params.yaml"))
     monkeypatch.setattr(fid, "load_inception", lambda _: MeanColour())
     dataset = open_dataset(pictures, settings())
@@ -157,7 +159,8 @@ def test_the_truth_is_a_perfect_prediction(pictures: Path, monkeypatch: pytest.M
             values, valid = np.array(dataset.image(case, "label_aligned")), dataset.mask(case, "input")
             if valid is not None:
                 values[valid == 0] = 200
-            write_prediction(Path("truth") / split / f"{case}.nii", values, dataset, case)
+            with new_prediction(Path("truth") / split / f"{case}.nii", dataset, case) as out:
+                out[...] = values
     found = evaluate.evaluate(dataset, Path("truth"), evaluate.EvaluationSettings())
     for split in ("validate", "test"):
         assert found[split]["pooled"]["mae"] == 0

@@ -26,7 +26,7 @@ from equisynth.inference import translate_volume
 from equisynth.methods.base import build_method
 from equisynth.model import WEIGHTS, load_model, network_states, save_weights
 from equisynth.params import read, resolve
-from equisynth.predictions import write_prediction
+from equisynth.predictions import new_prediction
 from equisynth.stages import evaluate, predict
 from killing import kill_in_child
 
@@ -232,7 +232,8 @@ def test_masks_of_a_case_are_respected(places: Path) -> None:
             values = 2 * np.array(dataset.image(case, "input"))
             if case == "e1":
                 values[0] = values[:, 0] = 100
-            write_prediction(Path("truth") / split / f"{case}.nii", values, dataset, case)
+            with new_prediction(Path("truth") / split / f"{case}.nii", dataset, case) as out:
+                out[...] = values
     evaluate.run("truth", Path("prepared"), Path("truth"))
     metrics = json.loads(Path("reports/metrics/truth.json").read_text())
     assert metrics["test"]["mae"] == 0

@@ -190,6 +190,17 @@ class PreparedDataset:
         """
         return self._stored(case, role)
 
+    def suffix(self, case: str) -> str:
+        """Of the file that holds the input: .nii or .tif."""
+        path = self._path(case, "input")
+        if path is None:
+            raise self._not_found(case, "input")
+        return path.suffix
+
+    def is_8_bit(self, case: str) -> bool:
+        """Whether the images of a case are pictures of 8 bits, and their translations are too."""
+        return self._stored(case, "input").dtype == np.uint8
+
     def mask(self, case: str, role: str) -> npt.NDArray[np.uint8] | None:
         """Where an image of `IMAGES` is valid, or ``evaluation`` counts, (*S) of 0 and 1; None: everywhere."""
         if role not in (*IMAGES, EVALUATION):

@@ -7,6 +7,7 @@ are rows and columns; its affine is the identity.
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,14 +95,19 @@ def as_nifti(path: Path, values: npt.NDArray[Any], affine: Affine, n_dims: int) 
     """
     import nibabel
 
-    if max(values.shape) > LONGEST_SIDE:
-        sides = " x ".join(map(str, values.shape[:n_dims]))
-        raise UserError(f"{path}: {sides} voxels, NIfTI holds at most {LONGEST_SIDE} a side; cut the image into parts")
+    check_sides(path, values.shape[:n_dims])
     if values.ndim == n_dims + 1:
         values = values.reshape(values.shape[:n_dims] + (1,) * (4 - n_dims) + values.shape[n_dims:])
     image = nibabel.Nifti1Image(values, affine)
     image.header.set_xyzt_units("mm")
     return image
+
+
+def check_sides(path: Path, shape: Sequence[int]) -> None:
+    """Refuses a spatial shape that is to lie at ``path``, and that NIfTI cannot hold."""
+    if max(shape) > LONGEST_SIDE:
+        sides = " x ".join(map(str, shape))
+        raise UserError(f"{path}: {sides} voxels, NIfTI holds at most {LONGEST_SIDE} a side; cut the image into parts")
 
 
 def check_values(path: Path, values: npt.NDArray[Any], is_mask: bool) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 from rich.progress import Progress
 
@@ -19,7 +21,7 @@ from equisynth.description import DESCRIPTION
 from equisynth.files import atomic_folder, link, sha256
 from equisynth.inference import PICTURE, VOLUME, to_8_bit, translate_volume
 from equisynth.model import WEIGHTS, Model, load_model
-from equisynth.predictions import write_prediction
+from equisynth.predictions import new_prediction, prediction_form, prediction_path
 from equisynth.work import fingerprint, resumable, say_continuing
 
 SPLITS = ("validate", "test")
@@ -48,7 +50,7 @@ def run(
     cases = [(split, case) for split in splits for case in sorted(dataset.cases(split))]
     weights, description = (sha256(model / name) for name in (WEIGHTS, DESCRIPTION))
     with resumable(work, out.name, [weights, description, fingerprint(prepared), str(loaded.device)]) as folder:
-        paths = {(split, case): folder / split / f"{case}.nii" for split, case in cases}
+        paths = {(split, case): prediction_path(dataset, folder, split, case) for split, case in cases}
         todo = [key for key, path in paths.items() if not path.is_file()]
         say_continuing("predict", out.name, len(cases) - len(todo), len(cases))
         _translate(loaded, dataset, {key: paths[key] for key in todo})
@@ -63,19 +65,27 @@ def _translate(model: Model, dataset: PreparedDataset, paths: Mapping[tuple[str,
         task = bar.add_task("", total=len(paths))
         for (split, case), path in paths.items():
             bar.update(task, description=f"{split} {case}")
-            write_prediction(path, translate_case(model, dataset, case), dataset, case)
+            with new_prediction(path, dataset, case) as out:
+                translate_case(model, dataset, case, out)
             bar.advance(task)
 
 
-def translate_case(model: Model, dataset: PreparedDataset, case: str) -> np.ndarray:
-    """The prediction of one prepared case, (*S) or (*S, C'): float32 for volumes, 8-bit colours for pictures."""
-    picture = dataset.info.n_dims == 2
-    result = translate_volume(
+def translate_case(
+    model: Model, dataset: PreparedDataset, case: str, out: npt.NDArray[Any] | None = None
+) -> npt.NDArray[Any]:
+    """The prediction of a prepared case, (*S) or (*S, C'): 8-bit colours for pictures, else float32.
+
+    Args:
+        out: is written slab by slab, instead of a new array.
+    """
+    picture = dataset.is_8_bit(case)
+    return translate_volume(
         model.predict,
         dataset.image(case, "input"),
         dataset.mask(case, "input"),
         model.description,
         PICTURE if picture else VOLUME,
         batch_size=model.description.settings.batch_size,
+        out=np.empty(*prediction_form(dataset, case)) if out is None else out,
+        convert=to_8_bit if picture else None,
     )
-    return to_8_bit(result) if picture else result
