@@ -57,26 +57,22 @@ def _start(valid: NDArray[np.bool_]) -> Integers | None:
 def _summed_area_table(valid: NDArray[np.bool_]) -> tuple[Counts, Integers]:
     """Number of valid voxels below each grid corner, flat, (prod(S + 1),), and its strides in elements, (n,)."""
     table: Counts = np.zeros([size + 1 for size in valid.shape], np.int32 if valid.size < 2**31 else np.int64)
-    table[(slice(1, None),) * valid.ndim] = valid
-    strides = np.array(table.strides) // table.itemsize
-    for size, stride in zip(table.shape, strides, strict=True):
-        _add_up(table.reshape(-1, size, stride))
-    return table.reshape(-1), strides
+    rows, sums = (valid[None], np.stack([table, table])) if valid.ndim == 1 else (valid, table)
+    for index in np.ndindex(rows.shape[:-2]):
+        _add_up(rows[index], sums[tuple(place + 1 for place in index)])
+    for axis in range(valid.ndim - 2):
+        np.cumsum(sums, axis, out=sums)
+    return (sums[1] if valid.ndim == 1 else sums).reshape(-1), np.array(table.strides) // table.itemsize
 
 
 @compiled
-def _add_up(planes: Counts) -> None:
-    """Running sums along the second axis, in place."""
-    for block in planes:
-        if block.shape[1] == 1:
-            total = block[0, 0]
-            for position in range(1, len(block)):  # a sum in a register: the next does not wait for memory
-                total += block[position, 0]
-                block[position, 0] = total
-        else:
-            for position in range(1, len(block)):
-                for other in range(block.shape[1]):
-                    block[position, other] += block[position - 1, other]
+def _add_up(valid: NDArray[np.bool_], table: Counts) -> None:
+    """The table (H + 1, W + 1) of one plane (H, W), in one pass."""
+    for row in range(valid.shape[0]):
+        total = 0
+        for column in range(valid.shape[1]):
+            total += valid[row, column]
+            table[row + 1, column + 1] = table[row, column + 1] + total
 
 
 @compiled
