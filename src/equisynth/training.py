@@ -92,6 +92,12 @@ class Trainer:
         self.processes = processes or Processes()
         if launched() and self.processes.count == 1:
             raise UserError("several processes were started for what one does; only `equisynth train` uses more")
+        if self.processes.count > 1 and method.memory():
+            raise UserError(
+                f"{settings.experiment}: found {self.processes.count} processes, expected one: what method "
+                f"'{settings.method}' remembers between steps ({', '.join(method.memory())}) is each process's own, "
+                "and only one could continue an interrupted training; start `equisynth train` without torchrun"
+            )
         self.share = self.processes.share(settings.batch_size, method.adversary)
         check_precision(precision)
         self.accelerator = Accelerator(mixed_precision=precision)

@@ -15,6 +15,8 @@ from torch.nn.utils import spectral_norm  # v before u, as published; the parame
 from equisynth.networks.gan_layers import FinalActivation, final_layer
 
 SLOPE, EPSILON = 0.2, 1e-5
+LEAST_SIDE = 64
+"""Of images: smaller ones leave nothing to the discriminator's global head."""
 
 
 class Logits(NamedTuple):

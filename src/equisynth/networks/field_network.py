@@ -20,10 +20,16 @@ class FieldArchitecture(NamedTuple):
     up: tuple[int, ...]
     blocks: int = 3
 
+    @property
+    def least_side(self) -> int:
+        """Of the images: two pixels must be left at the bottom, whose borders are reflected."""
+        return 2 ** (len(self.down) + 1)
+
 
 ARCHITECTURES = {
     "A": FieldArchitecture((32, *(64,) * 6), (*(64,) * 6, 32)),  # sides of at least 256
     "B": FieldArchitecture((32, *(64,) * 5), (*(64,) * 5, 32)),  # at least 128
+    "S": FieldArchitecture((32, *(64,) * 3), (*(64,) * 3, 32)),  # at least 32; ours, for small patches
 }
 
 
@@ -48,6 +54,7 @@ class FieldNetwork(nn.Module):
     ) -> None:
         super().__init__()
         down, up, blocks = architecture
+        self.least_side = architecture.least_side
         bottom = down[-1]
         self.down = nn.ModuleList(
             nn.Sequential(nn.Conv2d(above, below, 3, padding=1), nn.LeakyReLU(SLOPE), ReflectedResidualBlock(below))
@@ -74,8 +81,7 @@ class FieldNetwork(nn.Module):
             skips.append(down(x))
             x = F.max_pool2d(skips[-1], 2)
         if min(x.shape[2:]) < 2:
-            side = 2 ** (len(self.down) + 1)
-            raise ValueError(f"field network: {len(self.down)} levels need sides of at least {side}")
+            raise ValueError(f"field network: {len(self.down)} levels need sides of at least {self.least_side}")
         x = self.bottom(x)
         for up in self.up:
             skip = skips.pop()
@@ -109,6 +115,7 @@ class AffineNetwork(nn.Module):
     """
 
     WIDTHS = (32, 64, 128, 256, 256)
+    LEAST_SIDE = 2 ** len(WIDTHS)
 
     def __init__(self, in_channels: int, shape: tuple[int, int]) -> None:
         super().__init__()
@@ -116,8 +123,7 @@ class AffineNetwork(nn.Module):
         for above, below in zip((in_channels, *self.WIDTHS[:-1]), self.WIDTHS, strict=True):
             blocks += [nn.Conv2d(above, below, 3, padding=1), nn.InstanceNorm2d(below), nn.ReLU(), nn.MaxPool2d(2)]
         self.convolutions = nn.Sequential(*blocks)
-        halved = 2 ** len(self.WIDTHS)
-        cells = (shape[0] // halved) * (shape[1] // halved)
+        cells = (shape[0] // self.LEAST_SIDE) * (shape[1] // self.LEAST_SIDE)
         self.linear = nn.Sequential(nn.Linear(self.WIDTHS[-1] * cells, self.WIDTHS[-1]), nn.ReLU())
         self.output = nn.Linear(self.WIDTHS[-1], 6)
         nn.init.normal_(self.output.weight, 0.0, 5e-4)
