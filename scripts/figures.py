@@ -47,7 +47,7 @@ def table(reports: Path) -> str:
     lines = [
         f"Test cases of phantoms and shipped pictures at scale `{tree['scale']}`; no training saw these labels. The",
         "references are fitted on the same misaligned pairs: a model that does not beat the lookup table has learned",
-        "no more than a change of contrast. MAE in the label's unit (ixi: white matter = 1; cermep: HU; others: 8-bit).",
+        "no more than a change of contrast. MAE in the label's unit: white matter = 1 (ixi), HU (cermep), 8-bit colours.",
         "Made by `make figures` after `make demo`.",
         "",
         "| | MAE | PSNR (dB) | SSIM |",
