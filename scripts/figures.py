@@ -47,7 +47,7 @@ def table(reports: Path) -> str:
     lines = [
         f"Test cases of phantoms and shipped pictures at scale `{tree['scale']}`; no training saw these labels. The",
         "references are fitted on the same misaligned pairs: a model that does not beat the lookup table has learned",
-        "no more than a change of contrast. MAE in the label's unit: white matter = 1 (ixi), HU (cermep), 8-bit colours.",
+        "no more than a change of contrast. MAE in the label's unit: white matter = 1, HU, or 8-bit values.",
         "Made by `make figures` after `make demo`.",
         "",
         "| | MAE | PSNR (dB) | SSIM |",
