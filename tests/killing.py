@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_repository import Repository
+from wrong_inputs.runner import start_server
 
 # Runs when Python starts: every process of the command watches its own renames.
 _SITE = """
@@ -52,6 +54,54 @@ def run_until_killed(
         )  # fmt: skip
     assert done.returncode == -signal.SIGKILL, log.read_text()
     return log.read_text()
+
+
+def prepare_until_killed(arguments: dict[str, Any], log: Path, kill_at: int = 0, light: bool = False) -> bool:
+    """Runs the stage ``prepare`` in a process that kills itself before it marks its ``kill_at``-th case as finished.
+
+    The process is forked from one in which no library has started threads, whatever the tests have done before.
+
+    Args:
+        arguments: of the stage.
+        log: gets a line for each case that was prepared.
+        kill_at: 0: it is not killed.
+        light: without what takes long, see `light_preparation`.
+
+    Returns:
+        whether it was killed.
+    """
+    start_server()
+    process = multiprocessing.get_context("forkserver").Process(target=_prepare, args=(arguments, log, kill_at, light))
+    process.start()
+    process.join(120)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    assert process.exitcode == (-signal.SIGKILL if kill_at else 0)
+    return process.exitcode != 0
+
+
+def _prepare(arguments: dict[str, Any], log: Path, kill_at: int, light: bool) -> None:
+    from equisynth.stages import prepare
+    from light_preparation import lighten
+
+    replace, left = os.replace, kill_at
+
+    def watched(source: Any, target: Any) -> None:
+        nonlocal left
+        top = Path(target).parent.name
+        if top == "cases":
+            with log.open("a") as file:
+                print(Path(target).name, file=file)
+        left -= top == "facts"
+        if top == "facts" and left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+
+    os.replace = watched  # type: ignore[assignment]
+    if light:
+        lighten()
+    prepare.run(**arguments)
 
 
 def kill_in_child(work: Callable[[], Any], step: int) -> bool:

@@ -157,6 +157,31 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
     assert not (tmp_path / "out.tif").exists()
 
 
+@pytest.mark.parametrize("kind", ["strips", "deflate_tiles", "jpeg_strips"])
+@pytest.mark.parametrize("damage", ["header", "tile", "cut"])
+def test_damage_is_one_line_that_names_the_file(tmp_path: Path, kind: str, damage: str) -> None:
+    path = tmp_path / "in.tif"
+    image = encode(path, kind)
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        page = file.pages[0]
+        first, last = page.dataoffsets[0], page.dataoffsets[-1]
+        headers = page.offset
+    if damage == "header":
+        content[headers : headers + 40] = bytes(40)
+    elif damage == "tile":
+        content[first + 20 : first + 60] = bytes(40)
+    else:
+        content = content[: last + 5]
+    path.write_bytes(content)
+    everything = (slice(0, 150), slice(0, 170))
+    if damage == "tile" and kind != "deflate_tiles":  # without a checksum: no more than a wrong picture, or refused
+        return
+    with pytest.raises(UserError, match=r"in\.tif: ") as error, Slide(path) as slide:
+        assert np.array_equal(slide.read(everything), image)
+    assert "\n" not in str(error.value)
+
+
 PEAK = """
 import resource, sys
 from types import SimpleNamespace

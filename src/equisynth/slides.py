@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+import struct
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,15 +44,15 @@ class Slide:
         self.path, self.channels = Path(path), channels
         try:
             self._file = tifffile.TiffFile(self.path)
+            self.page: Any = self._file.pages[0]
+            self.shape = (int(self.page.imagelength), int(self.page.imagewidth))
+            samples, photometric = int(self.page.samplesperpixel), self.page.photometric.name
         except FileNotFoundError:
             raise UserError(f"{path}: not found; expected a TIFF image") from None
-        except (tifffile.TiffFileError, OSError) as error:
+        except Exception as error:  # damaged headers raise many kinds
             raise UserError(f"{path}: cannot be read ({error}); expected a TIFF image") from None
-        self.page: Any = self._file.pages[0]
-        self.shape = (int(self.page.imagelength), int(self.page.imagewidth))
-        samples = int(self.page.samplesperpixel)
-        if self.page.dtype not in (np.uint8, np.uint16) or self.page.photometric == tifffile.PHOTOMETRIC.PALETTE:
-            found = f"{self.page.dtype} ({self.page.photometric.name})"
+        if self.page.dtype not in (np.uint8, np.uint16) or photometric == "PALETTE":
+            found = f"{self.page.dtype} ({photometric})"
             raise UserError(f"{path}: holds {found}, expected 8 or 16-bit RGB or grey")
         if (channels == 1 and samples > 2) or (channels == 3 and samples not in (1, 2, 3, 4)) or channels not in (1, 3):
             raise UserError(f"{path}: has {samples} channels, the model expects {channels}")
@@ -127,6 +129,8 @@ class Slide:
             if self.page.compression == 7:  # JPEG
                 return self._decode_jpeg(data)
             decoded = self.page.decode(data, index)[0]
+        except (zlib.error, EOFError, struct.error) as error:
+            raise UserError(f"{self.path}: cannot be read ({error}); the file is damaged, get it again") from None
         except (ValueError, KeyError, ImportError, OSError) as error:
             raise UserError(
                 f"{self.path}: compression {self.page.compression.name} cannot be decoded here ({error}); "

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import random
 import tarfile
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from equisynth.datasets import archives
-from equisynth.datasets.archives import extract_all, extract_member, open_archive, read_member
+from equisynth.datasets.archives import (
+    BadMember,
+    CaseSkipped,
+    extract_all,
+    extract_member,
+    open_archive,
+    read_member,
+    skipping_damage,
+)
 from equisynth.errors import UserError
 
 FILES = {"b/two.txt": b"two", "one.txt": b"one" * 1000}
@@ -62,6 +72,39 @@ def test_reads_and_extracts(archive_path: Path, tmp_path: Path) -> None:
         p.relative_to(tmp_path / "out").as_posix(): p.read_bytes() for p in (tmp_path / "out").rglob("*.txt")
     } == FILES
     assert (tmp_path / "elsewhere" / "renamed").read_bytes() == FILES["one.txt"]
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip"])
+@pytest.mark.parametrize("name", ["one.txt", "./one.txt"])
+def test_a_name_that_stands_twice_is_listed_twice_and_never_chosen_from(tmp_path: Path, kind: str, name: str) -> None:
+    path = tmp_path / f"twice.{kind}"
+    if kind == "zip":
+        warns = pytest.warns(UserWarning, match="Duplicate") if name == "one.txt" else nullcontext()
+        with warns, zipfile.ZipFile(path, "w") as opened:
+            for member in ("one.txt", name, "two.txt"):
+                opened.writestr(member, member)
+    else:
+        members = [tarfile.TarInfo(name), tarfile.TarInfo("two.txt")]
+        make_tar(path, "w:gz" if kind == "tar.gz" else "w", *members)
+    with open_archive(path) as archive:
+        assert [found for found in archive.names() if found == "one.txt"] == ["one.txt"] * 2
+        with pytest.raises(BadMember, match=r"twice\.\S+: has 2 members named one\.txt; pack it anew"):
+            read_member(archive, "one.txt")
+        with pytest.raises(CaseSkipped, match="has 2 members named one"), skipping_damage("one.txt"):
+            extract_member(archive, "one.txt", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        read_member(archive, "two.txt")
+
+
+def test_a_full_disk_is_no_reason_to_skip_a_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = make_tar(tmp_path / "good.tar")
+    with open_archive(path) as archive:
+        monkeypatch.setattr("equisynth.files.os.replace", full)
+        with pytest.raises(UserError, match="No space left"), skipping_damage("one.txt"):
+            extract_member(archive, "one.txt", tmp_path / "out")
 
 
 def test_missing_member(archive_path: Path) -> None:

@@ -251,7 +251,9 @@ def test_a_raw_scan_is_prepared_like_the_inputs(
 
 
 def scan_bytes(shape: tuple[int, ...] = (4, 4, 4), value: float = 1) -> bytes:
-    return gzip.compress(nibabel.Nifti1Image(np.full(shape, value, np.float32), np.eye(4)).to_bytes(), mtime=0)
+    values = np.full(shape, value, np.float32)
+    values[0] += 1
+    return gzip.compress(nibabel.Nifti1Image(values, np.eye(4)).to_bytes(), mtime=0)
 
 
 def packed(path: Path, **members: bytes) -> Path:
@@ -304,12 +306,15 @@ def test_wrong_archives_are_named(tmp_path: Path) -> None:
         pass
 
 
-def test_the_same_scan_twice_is_refused(tmp_path: Path) -> None:
+def test_a_case_with_the_same_scan_twice_is_skipped(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "sub-0001_space-pet_ct.nii.gz").write_bytes(scan_bytes())
-    with pytest.raises(UserError, match="holds ct of sub-0001 twice"), CermepArchives({"scans": tmp_path}):
-        pass
+    with CermepArchives({"scans": tmp_path}) as opened:
+        assert opened.cases() == []
+        assert opened.incomplete_cases() == ["sub-0001"]
+        with pytest.raises(CaseSkipped, match=r"holds it 2 times \(a/sub-0001.*, b/sub-0001.*\); keep one"):
+            opened.read("sub-0001")
 
 
 def test_published_splits() -> None:

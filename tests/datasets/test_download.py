@@ -7,27 +7,35 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from equisynth.datasets import download
 from equisynth.datasets.download import RemoteFile, fetch, require_licence
 from equisynth.errors import UserError
+from equisynth.files import read_json
+from equisynth.stages import raw
+from stages.test_damage import KINDS, write
 
 CONTENT = bytes(range(256)) * 4000  # 1 MB
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves one file; its attributes say what goes wrong."""
+    """Serves one file, or several by name; its attributes say what goes wrong."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.content = CONTENT
+        self.files: dict[str, bytes] = {}  # by name; any other is `content`
+        self.sent = 0  # bytes of files, over all requests
         self.etag: str | None = '"one"'
         self.knows_ranges = True
         self.shift = 0  # of the range that comes, against the one asked for
@@ -58,19 +66,20 @@ class Handler(BaseHTTPRequestHandler):
         if server.refusals:
             self.send_error(server.refusals.pop(0))
             return
-        start, body = 0, server.content
+        whole = server.files.get(Path(urlsplit(self.path).path).name, server.content)
+        start, body = 0, whole
         same = self.headers.get("If-Range") in (None, server.etag)
         if asked and server.knows_ranges and same:
             start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) + server.shift
             body = body[start:]
             if not body:
                 self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(server.content)}")
+                self.send_header("Content-Range", f"bytes */{len(whole)}")
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
             self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
+            self.send_header("Content-Range", f"bytes {start}-{len(whole) - 1}/{len(whole)}")
         else:
             self.send_response(200)
         if server.etag:
@@ -81,6 +90,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(server.announced or len(body)))
         self.end_headers()
         stop = server.breaks.pop(0) if server.breaks else len(body)
+        server.sent += min(stop, len(body))
         if server.chunked:
             for first in range(0, stop, 50_000):
                 block = body[first : min(first + 50_000, stop)]
@@ -146,6 +156,7 @@ def test_a_broken_connection_continues_where_it_stopped(server: Server, tmp_path
     server.breaks = [300_000, 200_000, 0, 100_000]
     assert fetched(server, tmp_path, sha256=DIGEST) == CONTENT
     assert server.asked == [None, "bytes=300000-", "bytes=500000-", "bytes=500000-", "bytes=600000-"]
+    assert server.sent == len(CONTENT)  # no byte came twice
 
 
 def test_a_second_run_continues(server: Server, tmp_path: Path) -> None:
@@ -312,3 +323,61 @@ def test_what_is_known_of_a_file_is_checked(wrong: dict[str, object]) -> None:
     RemoteFile(url="https://example.org/a.zip", sha256=DIGEST, size=1)
     with pytest.raises(ValueError, match="url|sha256|size"):
         RemoteFile.model_validate({"url": "https://example.org/a.zip", **wrong})
+
+
+# --- the stage raw of the layouts whose archives are public
+
+
+def public(name: str, server: Server, folder: Path) -> dict[str, Any]:
+    """A layout's archives and lists of splits on the server, and the parameters that point there."""
+    kind = KINDS[name]
+    write(folder / "public", kind, kind.files())
+    for path in sorted((folder / "public").iterdir()):
+        server.files[path.name] = path.read_bytes()
+    for split, cases in kind.splits.items():
+        server.files[f"{split}_cases.json"] = json.dumps(cases).encode()
+    top = server.url.partition("/data/")[0]
+    files = {
+        path: {"url": f"{top}/data/{path}", "sha256": hashlib.sha256(content).hexdigest()}
+        for path, content in server.files.items()
+    }
+    scans = {path.removesuffix(".tar").removeprefix("IXI-"): files[path] for path in kind.archives}
+    archives = {"scans": scans} if name == "ixi" else {"pictures": files[kind.archives[0]]}
+    splits = {split: files[f"{split}_cases.json"] for split in kind.splits}
+    return {"kind": "download", "licence_accepted": True, **archives, "splits": splits}
+
+
+@pytest.mark.parametrize("name", ["ixi", "coco"])
+def test_archives_of_a_layout_come_once_however_often_they_break(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(raw.layout(name, "layout").downloads, "fetch", partial(fetch, wait=0))
+    source = public(name, server, tmp_path)
+    run = partial(raw.run, source, name, Path("data/raw") / name)
+    with pytest.raises(UserError, match=rf"sources\.{name}\.licence_accepted: found false"):
+        raw.run(source | {"licence_accepted": False}, name, Path("data/raw") / name)
+    assert server.asked == []
+
+    server.breaks = [1000] + [0] * download.ATTEMPTS  # a connection that is gone for good, in the first archive
+    with pytest.raises(UserError, match=r"broke off 5 times after 1000 bytes .*it continues where it stopped"):
+        run()
+    assert not Path("data/raw").exists() or not (Path("data/raw") / name).exists()
+    run()
+    assert server.sent == sum(map(len, server.files.values()))  # 1000 bytes of it in the first run: none came twice
+    asked = len(server.asked)
+    run()
+    assert len(server.asked) == asked  # what is there is not asked for
+
+    found = read_json(Path("data/raw") / name / "source.json")
+    for path in found["archives"].values():
+        archive = Path("data/raw") / name / path
+        assert archive.resolve().parent == tmp_path / ".equisynth/downloads" / name  # beside what DVC keeps
+        assert archive.read_bytes() == server.files[archive.name]
+    assert read_json(Path("data/raw") / name / "splits.json") == KINDS[name].splits
+
+
+def test_an_archive_of_another_size_than_known_is_refused_before_it_comes(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"the server has {len(CONTENT)} bytes, expected 77; check the address"):
+        fetched(server, tmp_path, size=77)
+    assert not (tmp_path / "archive.zip").exists()

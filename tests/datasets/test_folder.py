@@ -433,6 +433,13 @@ def test_kinds_of_images_that_are_not_read(tmp_path: Path) -> None:
                 source.read(case)
 
 
+def test_a_picture_longer_than_its_file_may_be_is_skipped(tmp_path: Path) -> None:
+    images = {role: np.arange(2 * 32_768).reshape(2, -1).astype(np.uint16) for role in ("input", "label")}
+    write_case(tmp_path, "a", images)
+    with pytest.raises(CaseSkipped, match=r"a_input\.tif: 2 x 32768 pixels, expected sides up to 32767; cut it into"):
+        prepare(tmp_path, wanted=data(2))
+
+
 # --- one raw scan
 
 

@@ -219,6 +219,9 @@ def test_valid_region_is_a_box_for_any_deformation() -> None:
 # --- archives and scans
 
 
+COUNTED = np.arange(64).reshape(4, 4, 4)
+
+
 def nifti(values: np.ndarray, singular: bool = False) -> bytes:
     content = bytearray(nibabel.Nifti1Image(values, np.eye(4)).to_bytes())
     if singular:
@@ -236,7 +239,7 @@ def tar(path: Path, **members: bytes) -> Path:
 
 
 def archives_with(folder: Path, t1: bytes) -> dict[str, Path]:
-    good = nifti(np.ones((4, 4, 4), np.int16))
+    good = nifti(COUNTED.astype(np.int16))
     name = "IXI002-Guys-0828"
     other = {"IXI003-HH-0001": good}
     return {
@@ -259,15 +262,28 @@ def test_cases_by_name_or_id(tmp_path: Path) -> None:
             archives.read(lacking)
 
 
+def test_a_short_name_of_two_cases_names_them(tmp_path: Path) -> None:
+    names = ("IXI002-Guys-0828", "IXI002-HH-1414", "IXI003-HH-0001")
+    good = nifti(COUNTED.astype(np.int16))
+    paths = {
+        m: tar(tmp_path / f"IXI-{m}.tar", **{f"{name}-{m}.nii.gz": good for name in names}) for m in ("T1", "T2", "PD")
+    }
+    with IxiArchives(paths) as archives:
+        assert archives.full_name("IXI003") == "IXI003-HH-0001"
+        assert archives.full_name("IXI002") == "IXI002"
+        with pytest.raises(CaseSkipped, match=r"for 2 cases \(IXI002-Guys-0828, IXI002-HH-1414\); give the full name"):
+            archives.read("IXI002")
+
+
 @pytest.mark.parametrize(
     "content, reason",
     [
         (b"no gzip", "cannot be read"),
         (gzip.compress(b"no nifti"), "cannot be read"),
-        (nifti(np.ones((4, 4, 4), np.int16))[:-20], "truncated|cannot be read"),
+        (nifti(COUNTED.astype(np.int16))[:-20], "truncated|cannot be read"),
         (nifti(np.ones((4, 4, 4, 2), np.int16)), "expected three axes"),
         (nifti(np.full((4, 4, 4), np.nan, np.float32)), "not finite"),
-        (nifti(np.ones((4, 4, 4), np.int16), singular=True), "singular"),
+        (nifti(COUNTED.astype(np.int16), singular=True), "singular"),
     ],
     ids=["no gzip", "no nifti", "truncated", "two volumes", "NaN", "singular affine"],  # gzip's bytes hold the time
 )
@@ -280,12 +296,12 @@ def test_bad_scans_are_skipped_with_a_reason(tmp_path: Path, content: bytes, rea
 
 
 def test_scaled_integers_and_a_fourth_axis_of_one(tmp_path: Path) -> None:
-    image = nibabel.Nifti1Image(np.ones((4, 4, 4, 1), np.int16), np.eye(4))
+    image = nibabel.Nifti1Image(COUNTED[..., None].astype(np.int16), np.eye(4))
     image.header.set_slope_inter(2.0, 3.0)
     with IxiArchives(archives_with(tmp_path, gzip.compress(image.to_bytes()))) as archives:
         values = archives.read("IXI002-Guys-0828")["T1"].values
     assert values.shape == (4, 4, 4)
-    assert np.all(values == 5)
+    assert np.array_equal(values, 2 * COUNTED + 3)
 
 
 def test_wrong_archive_is_named(tmp_path: Path) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from source_imports import REPOSITORY
 
 from equisynth.errors import UserError
 from equisynth.preprocessing import morphology
@@ -80,6 +84,15 @@ def test_brain_mask_leaves_the_scalp_out(voxel_size: tuple[float, float, float])
     image += 0.02 * np.abs(np.random.RandomState(0).randn(*shape))
     found = brain_mask((image * 700).astype(np.float32), voxel_size) > 0
     assert 2 * (found & brain).sum() / (found.sum() + brain.sum()) > 0.95
+
+
+def test_dice_on_the_phantoms_is_printed() -> None:
+    command = [sys.executable, REPOSITORY / "benchmarks" / "brain_mask.py", "--cases", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = {line["dataset"]: line["dice_lowest"] for line in map(json.loads, done.stdout.splitlines())}
+    assert set(found) == {"ixi", "cermep"}
+    assert min(found.values()) > 0.95
 
 
 def test_no_brain() -> None:

@@ -232,6 +232,20 @@ ENTRIES = (
         ("splits", "3 cases", "smaller fractions"),
         change(SPLITS, {"validate": 0.5, "test": 0.5}),
     ),
+    _prepare(
+        "splits two cases",
+        "fractions of two cases",
+        ("splits", "2 cases", "leave 0 to train", "at least 3", "CSV table"),
+        remove("scans"),
+        archives([f"{name}-T2.nii" for name in NAMES[:2]]),
+        change(SPLITS, {"validate": 0.2, "test": 0.2}),
+    ),
+    _prepare(
+        "splits short name",
+        "a case in two splits, once by its short name",
+        ("splits", NAMES[0], "'IXI001'", "'train'", "'test'", "take one out"),
+        change(f"{SPLITS}/test", ["IXI001"]),
+    ),
     # prepared datasets
     _train("prepared absent", "no prepared dataset", (DATASET, "not found", "dvc repro"), remove("data"), records=()),
     _train("prepared damaged", "a truncated dataset.json", (DATASET, "not valid JSON"), truncate(DATASET), records=()),

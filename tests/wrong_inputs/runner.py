@@ -93,7 +93,7 @@ def _program(wrong: Wrong, folder: Path, notes: Path) -> int:
 
 def _process(wrong: Wrong, folder: Path, notes: Path) -> int:
     context = multiprocessing.get_context("forkserver")
-    _start_server()
+    start_server()
     machine = {"small_disk": wrong.small_disk, "disk_kib": wrong.disk_kib, "read_only": wrong.read_only}
     process = context.Process(target=_run, args=(shlex.split(wrong.command), folder, notes, machine))
     process.start()
@@ -105,8 +105,8 @@ def _process(wrong: Wrong, folder: Path, notes: Path) -> int:
     return process.exitcode
 
 
-def _start_server() -> None:
-    """The server looks for modules in the environment's path only."""
+def start_server() -> None:
+    """Starts the server that processes are forked from; it looks for modules in the environment's path only."""
     multiprocessing.get_context("forkserver").set_forkserver_preload([PRELOADED])
     path = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), *([path] if path else [])])

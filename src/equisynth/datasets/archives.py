@@ -12,13 +12,16 @@ import stat
 import tarfile
 import zipfile
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Protocol
+from typing import IO, Protocol, TypeVar
 
 from equisynth.errors import UserError
 from equisynth.files import atomic_path
+
+Member = TypeVar("Member", tarfile.TarInfo, zipfile.ZipInfo)
 
 MEMBER_LIMIT = 1 << 36
 """Largest member in bytes (64 GiB): beyond any slide or volume."""
@@ -28,8 +31,16 @@ COUNT_LIMIT = 1_000_000
 """Most members: eight times the largest public archive's."""
 
 
+DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, OSError)
+"""What unpackers raise of bad content; an `OSError` with a number is the disk's."""
+
+
 class CaseSkipped(Exception):
     """This case cannot be prepared; the message says why. Others can."""
+
+
+class BadMember(UserError):
+    """One member cannot be had, or not be told from another of its name; the rest of the archive can."""
 
 
 class Archive(Protocol):
@@ -38,11 +49,15 @@ class Archive(Protocol):
     path: Path
 
     def names(self) -> list[str]:
-        """Sorted names, '/' between folders."""
+        """Sorted names, '/' between folders; a name that several members have stands there as often."""
         ...
 
     def stream(self, name: str) -> IO[bytes]:
-        """A member's bytes, to be closed by the caller."""
+        """A member's bytes, to be closed by the caller.
+
+        Raises:
+            BadMember: there is no such member, or several, or it cannot be unpacked.
+        """
         ...
 
 
@@ -66,17 +81,34 @@ def open_archive(path: Path | str) -> Iterator[Archive]:
         else:
             with _opened_tar(path) as tar:
                 yield _Tar(path, tar)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the disk; what unpackers say of content has no number
+    except DAMAGE as error:
+        if _is_of_the_disk(error):
+            raise
         raise UserError(f"{path}: damaged, or neither tar nor zip ({error}); download it again") from None
+
+
+@contextmanager
+def skipping_damage(name: str) -> Iterator[None]:
+    """Takes what is wrong with a member for a reason to skip its case, and nothing else: a full disk is none.
+
+    Raises:
+        CaseSkipped: the member cannot be unpacked.
+    """
+    try:
+        yield
+    except BadMember as error:
+        raise CaseSkipped(str(error)) from None
+    except DAMAGE as error:
+        if _is_of_the_disk(error):
+            raise
+        raise CaseSkipped(f"{name}: cannot be unpacked ({error})") from None
 
 
 def read_member(archive: Archive, name: str, limit: int = MEMBER_LIMIT) -> bytes:
     """A member's bytes.
 
     Raises:
-        UserError: no such member, or more than ``limit`` bytes.
+        BadMember: no such member, or more than ``limit`` bytes.
     """
     content = bytearray()
     with archive.stream(name) as stream:
@@ -135,6 +167,23 @@ def _opened_tar(path: Path) -> tarfile.TarFile:
         raise UserError(f"{path}: damaged, or neither tar nor zip; download it again") from None
 
 
+def _is_of_the_disk(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno is not None
+
+
+def _the_only(path: Path, members: list[Member], name: str) -> Member:
+    """The member of a name.
+
+    Raises:
+        BadMember: there is none, or more than one.
+    """
+    if not members:
+        raise BadMember(f"{path}: has no member {name}; is this the right archive?")
+    if len(members) > 1:
+        raise BadMember(f"{path}: has {len(members)} members named {name}; pack it anew with one of them")
+    return members[0]
+
+
 def _check_count(path: Path, count: int) -> None:
     if count > COUNT_LIMIT:
         raise UserError(f"{path}: holds more than {COUNT_LIMIT} files; is this the right archive?")
@@ -145,13 +194,14 @@ def _blocks(archive: Archive, name: str, stream: IO[bytes], limit: int) -> Itera
     while block := stream.read(1 << 20):  # what a header says of the size is not trusted
         total += len(block)
         if total > limit:
-            raise UserError(f"{archive.path}: member {name} is larger than {limit} bytes; is this the right archive?")
+            raise BadMember(f"{archive.path}: member {name} is larger than {limit} bytes; is this the right archive?")
         yield block
 
 
 class _Tar:
     def __init__(self, path: Path, tar: tarfile.TarFile) -> None:
-        self.path, self._tar, self._members = path, tar, {}
+        self.path, self._tar = path, tar
+        self._members: defaultdict[str, list[tarfile.TarInfo]] = defaultdict(list)
         for count, member in enumerate(tar):
             _check_count(path, count + 1)
             if member.isdir():
@@ -160,7 +210,7 @@ class _Tar:
             if not member.isreg():
                 kind = "a link" if member.islnk() or member.issym() else "a device"
                 raise UserError(f"{path}: member {name} is {kind}; the file is unsafe, do not use it")
-            self._members[name] = member
+            self._members[name].append(member)
         assert tar.fileobj is not None
         tar.fileobj.seek(tar.offset)
         if not tar.fileobj.read(1):  # cut off between two members, which tarfile takes for the end
@@ -169,19 +219,18 @@ class _Tar:
             pass  # a checksum stands behind the last member
 
     def names(self) -> list[str]:
-        return sorted(self._members)
+        return sorted(name for name, members in self._members.items() for _ in members)
 
     def stream(self, name: str) -> IO[bytes]:
-        if name not in self._members:
-            raise UserError(f"{self.path}: has no member {name}; is this the right archive?")
-        stream = self._tar.extractfile(self._members[name])
+        stream = self._tar.extractfile(_the_only(self.path, self._members.get(name, []), name))
         assert stream is not None  # only regular files are kept
         return stream
 
 
 class _Zip:
     def __init__(self, path: Path, opened: zipfile.ZipFile) -> None:
-        self.path, self._zip, self._members = path, opened, {}
+        self.path, self._zip = path, opened
+        self._members: defaultdict[str, list[zipfile.ZipInfo]] = defaultdict(list)
         _check_count(path, len(opened.infolist()))
         for member in opened.infolist():
             if member.is_dir():
@@ -190,18 +239,17 @@ class _Zip:
             kind = stat.S_IFMT(member.external_attr >> 16)
             if kind not in (0, stat.S_IFREG):
                 raise UserError(f"{path}: member {name} is a link or a device; the file is unsafe, do not use it")
-            self._members[name] = member
+            self._members[name].append(member)
 
     def names(self) -> list[str]:
-        return sorted(self._members)
+        return sorted(name for name, members in self._members.items() for _ in members)
 
     def stream(self, name: str) -> IO[bytes]:
-        if name not in self._members:
-            raise UserError(f"{self.path}: has no member {name}; is this the right archive?")
+        member = _the_only(self.path, self._members.get(name, []), name)
         try:
-            return self._zip.open(self._members[name])
+            return self._zip.open(member)
         except (RuntimeError, NotImplementedError) as error:  # encrypted, or packed in a rare way
-            raise UserError(f"{self.path}: member {name} cannot be unpacked ({error}); pack the archive anew") from None
+            raise BadMember(f"{self.path}: member {name} cannot be unpacked ({error}); pack the archive anew") from None
 
 
 class _Folder:
@@ -216,5 +264,5 @@ class _Folder:
     def stream(self, name: str) -> IO[bytes]:
         path = self.path / checked_name(self.path, name)
         if not path.is_file():
-            raise UserError(f"{path}: not found; is this the right folder?")
+            raise BadMember(f"{path}: not found; is this the right folder?")
         return open(path, "rb")

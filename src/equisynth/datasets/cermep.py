@@ -18,7 +18,8 @@ import numpy.typing as npt
 from pydantic import Field
 
 from equisynth.config import Count, Strict
-from equisynth.datasets.archives import Archive, CaseSkipped, open_archive
+from equisynth.datasets.archives import CaseSkipped, open_archive
+from equisynth.datasets.case_files import CaseFiles, case_files, why_doubled
 from equisynth.datasets.raw_scan import PreparedInput, Scan, edge_shares, training_landmarks
 from equisynth.datasets.scans import read_scan
 from equisynth.datasets.splits import Splits
@@ -115,14 +116,15 @@ class CermepArchives:
 
     def __init__(self, paths: Mapping[str, Path]) -> None:
         self._paths, self._stack = dict(paths), ExitStack()
-        self._members: dict[str, dict[str, tuple[Archive, str]]] = {}
+        self._scans: dict[str, CaseFiles] = {}
+        self._regions: dict[str, CaseFiles] = {}  # none, where none are given
 
     def __enter__(self) -> CermepArchives:
         with ExitStack() as stack:
             scans = stack.enter_context(open_archive(self._paths["scans"]))
             for modality in MODALITIES:
-                self._members[modality] = _members(scans, modality)
-            if not any(self._members.values()):
+                self._scans[modality] = case_files(scans, _pattern(modality))
+            if not self._known():
                 raise UserError(
                     f"{scans.path}: holds no scan named sub-<4 digits>_space-pet_<T1w|ct>.nii.gz "
                     f"({len(scans.names())} other files); is this the right archive?"
@@ -131,7 +133,7 @@ class CermepArchives:
                 regions = stack.enter_context(open_archive(self._paths["invalid_regions"]))
                 for modality in ("mr", "ct"):
                     name = f"{modality}_invalid_region_mask"
-                    self._members[name] = _members(regions, name)
+                    self._regions[name] = case_files(regions, _pattern(name))
             self._stack = stack.pop_all()
         return self
 
@@ -139,12 +141,12 @@ class CermepArchives:
         self._stack.close()
 
     def cases(self) -> list[str]:
-        """Sorted names (``sub-<4 digits>``) of the cases that have both scans."""
-        return sorted(set.intersection(*(set(self._members[modality]) for modality in MODALITIES)))
+        """Sorted names (``sub-<4 digits>``) of the cases that have both scans, each once."""
+        return sorted(set.intersection(*(set(files.names) for files in self._scans.values())))
 
     def incomplete_cases(self) -> list[str]:
-        """Sorted names of the cases that lack a scan."""
-        return sorted({case for modality in MODALITIES for case in self._members[modality]} - set(self.cases()))
+        """Sorted names of the cases that lack a scan, or have one twice."""
+        return sorted(self._known() - set(self.cases()))
 
     def full_name(self, case: str) -> str:
         """The full name of a case given as such or by its digits alone (``0006``)."""
@@ -154,25 +156,28 @@ class CermepArchives:
         """The scans of a case: ``T1w``, ``ct`` and, where given, ``<mr|ct>_invalid_region_mask``.
 
         Raises:
-            CaseSkipped: one is missing or cannot be read.
+            CaseSkipped: one is missing, stands there twice, or cannot be read.
         """
-        missing = [modality for modality in MODALITIES if case not in self._members[modality]]
+        doubled = why_doubled(case, [*self._scans.values(), *self._regions.values()])
+        if doubled is not None:
+            raise CaseSkipped(doubled)
+        missing = [modality for modality, files in self._scans.items() if case not in files.names]
         if missing:
             raise CaseSkipped(f"no {' and no '.join(missing)} scan in the archive")
-        return {name: read_scan(*members[case]) for name, members in self._members.items() if case in members}
+        scans = {modality: read_scan(files.archive, files.names[case]) for modality, files in self._scans.items()}
+        return scans | {
+            name: read_scan(files.archive, files.names[case], is_mask=True)
+            for name, files in self._regions.items()
+            if case in files.names
+        }
+
+    def _known(self) -> set[str]:
+        return set().union(*(files.cases for files in self._scans.values()))
 
 
-def _members(archive: Archive, name: str) -> dict[str, tuple[Archive, str]]:
-    """Case -> where its file ``<case>_space-pet_<name>`` is, in whatever folder."""
-    pattern = re.compile(rf"(?:.*/)?(sub-\d{{4}})_space-pet_{name}\.nii(?:\.gz)?")
-    found: dict[str, tuple[Archive, str]] = {}
-    for match in filter(None, map(pattern.fullmatch, archive.names())):
-        if match[1] in found:
-            raise UserError(
-                f"{archive.path}: holds {name} of {match[1]} twice ({found[match[1]][1]}, {match[0]}); remove one"
-            )
-        found[match[1]] = (archive, match[0])
-    return found
+def _pattern(name: str) -> re.Pattern[str]:
+    """Of the files ``<case>_space-pet_<name>``, in whatever folder."""
+    return re.compile(rf"(?:.*/)?(sub-\d{{4}})_space-pet_{name}\.nii(?:\.gz)?")
 
 
 # --- one case

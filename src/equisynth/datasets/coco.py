@@ -8,12 +8,10 @@ from __future__ import annotations
 import io
 import os
 import re
-import zlib
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +19,11 @@ from pydantic import Field
 
 from equisynth.config import Data, Strict
 from equisynth.datasets import download as downloads
-from equisynth.datasets.archives import Archive, CaseSkipped, open_archive, read_member
+from equisynth.datasets.archives import CaseSkipped, open_archive, read_member, skipping_damage
+from equisynth.datasets.case_files import case_files, why_doubled
 from equisynth.datasets.download import RemoteFile
 from equisynth.datasets.photographs import PhotographSource, write_archive
+from equisynth.datasets.prepared_files import LONGEST_SIDE
 from equisynth.datasets.splits import Split, Splits
 from equisynth.errors import UserError
 
@@ -122,17 +122,14 @@ class CocoArchives:
 
     def __init__(self, paths: Mapping[str, Path]) -> None:
         self._path, self._stack = paths["pictures"], ExitStack()
-        self._members: dict[str, list[str]] = {}
 
     def __enter__(self) -> CocoArchives:
         with ExitStack() as stack:
-            self._archive: Archive = stack.enter_context(open_archive(self._path))
-            names = self._archive.names()
-            for found in filter(None, map(re.compile(r"(?:.*/)?(\d{12})\.jpe?g", re.IGNORECASE).fullmatch, names)):
-                self._members.setdefault(found[1], []).append(found[0])
-            if not self._members:
+            archive = stack.enter_context(open_archive(self._path))
+            self._files = case_files(archive, re.compile(r"(?:.*/)?(\d{12})\.jpe?g", re.IGNORECASE))
+            if not self._files.cases:
                 raise UserError(
-                    f"{self._path}: holds no picture named <12 digits>.jpg ({len(names)} other files); "
+                    f"{self._path}: holds no picture named <12 digits>.jpg ({len(archive.names())} other files); "
                     "is this the right archive?"
                 )
             self._stack = stack.pop_all()
@@ -143,11 +140,11 @@ class CocoArchives:
 
     def cases(self) -> list[str]:
         """Sorted names (12 digits)."""
-        return sorted(self._members)
+        return sorted(self._files.names)
 
     def incomplete_cases(self) -> list[str]:
-        """None: a case is one file."""
-        return []
+        """Sorted names of the cases that stand there twice."""
+        return sorted(self._files.doubled)
 
     def full_name(self, case: str) -> str:
         """The 12 digits of a case given as such, by its number (``8``) or its file (``000000000008.jpg``)."""
@@ -160,21 +157,19 @@ class CocoArchives:
         Raises:
             CaseSkipped: it is missing, stands there twice, or cannot be read.
         """
-        members = self._members.get(case, [])
-        if len(members) != 1:
-            raise CaseSkipped(f"found twice: {' and '.join(members)}" if members else f"no {case}.jpg in the archive")
-        try:
-            content = read_member(self._archive, members[0], MEMBER_LIMIT)
-        except (UserError, BadZipFile, zlib.error, EOFError, OSError) as error:
-            raise CaseSkipped(f"{members[0]}: cannot be read ({error})") from None
-        return decode(content, members[0])
+        name = self._files.names.get(case)
+        if name is None:
+            raise CaseSkipped(why_doubled(case, [self._files]) or f"no {case}.jpg in the archive")
+        with skipping_damage(name):
+            content = read_member(self._files.archive, name, MEMBER_LIMIT)
+        return decode(content, name)
 
 
 def decode(content: bytes, name: str) -> Picture:
     """A JPEG file as (height, width, 3), as stored: a camera's note of how it was held is not applied.
 
     Raises:
-        CaseSkipped: no JPEG, cut off, or too many pixels.
+        CaseSkipped: no JPEG, cut off, too many pixels, or all of one colour.
     """
     from PIL import Image
 
@@ -182,11 +177,16 @@ def decode(content: bytes, name: str) -> Picture:
         with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
             if image.width * image.height > PIXEL_LIMIT:
                 raise CaseSkipped(f"{name}: {image.width} x {image.height} pixels, expected at most {PIXEL_LIMIT}")
-            return np.array(image.convert("RGB"))
+            if max(image.size) > LONGEST_SIDE:
+                raise CaseSkipped(f"{name}: {image.width} x {image.height} pixels, expected sides up to {LONGEST_SIDE}")
+            picture = np.array(image.convert("RGB"))
     except CaseSkipped:
         raise
     except Exception as error:  # damaged files raise many kinds
         raise CaseSkipped(f"{name}: is no whole JPEG picture ({error})") from None
+    if (picture == picture[0, 0]).all():
+        raise CaseSkipped(f"{name}: every pixel is {tuple(picture[0, 0].tolist())}")
+    return picture
 
 
 # --- one case

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from equisynth.config import Data, Strict
 from equisynth.datasets.archives import CaseSkipped
 from equisynth.datasets.own_cases import IMAGES, MASKS, FolderCases, FolderSource, locate
+from equisynth.datasets.prepared_files import LONGEST_SIDE
 from equisynth.datasets.raw_images import RawImage, field_of_view, on_grid_of
 from equisynth.datasets.raw_scan import ModelGrid, PreparedInput, Scan
 from equisynth.datasets.splits import SplitFractions, Splits
@@ -158,6 +159,9 @@ def _check_kinds(raw: Mapping[str, RawImage], data: Data) -> None:
         wanted = 1 if role in MASKS else (data.input if role == "input" else data.label).channels
         if image.channels not in (1, wanted):
             raise CaseSkipped(f"{image.path}: has {image.channels} channels, expected {wanted}")
+        if max(image.spatial_shape) > LONGEST_SIDE:
+            sides = _times(image.spatial_shape)
+            raise CaseSkipped(f"{image.path}: {sides} pixels, expected sides up to {LONGEST_SIDE}; cut it into parts")
 
 
 def _volumes_on_grid(

@@ -18,7 +18,8 @@ import torch
 from pydantic import Field
 
 from equisynth.config import NonNegative, Positive, Strict
-from equisynth.datasets.archives import Archive, CaseSkipped, open_archive
+from equisynth.datasets.archives import CaseSkipped, open_archive
+from equisynth.datasets.case_files import CaseFiles, case_files, why_doubled
 from equisynth.datasets.randomness import named_random_state
 from equisynth.datasets.raw_scan import PreparedInput, Scan, edge_shares, training_landmarks
 from equisynth.datasets.scans import read_scan
@@ -74,21 +75,20 @@ class IxiArchives:
 
     def __init__(self, paths: Mapping[str, Path]) -> None:
         self._paths, self._stack = dict(paths), ExitStack()
-        self._archives: dict[str, Archive] = {}
-        self._members: dict[str, dict[str, str]] = {}
+        self._files: dict[str, CaseFiles] = {}
 
     def __enter__(self) -> IxiArchives:
         with ExitStack() as stack:
             for modality in MODALITIES:
                 archive = stack.enter_context(open_archive(self._paths[modality]))
                 pattern = re.compile(rf"(?:.*/)?([A-Za-z0-9][A-Za-z0-9._-]*)-{modality}\.nii(?:\.gz)?")
-                found = {m[1]: m[0] for m in map(pattern.fullmatch, archive.names()) if m}
-                if not found:
+                files = case_files(archive, pattern)
+                if not files.cases:
                     raise UserError(
                         f"{archive.path}: holds no scan named IXI<id>-<site>-<number>-{modality}.nii.gz "
                         f"({len(archive.names())} other files); is this the right archive?"
                     )
-                self._archives[modality], self._members[modality] = archive, found
+                self._files[modality] = files
             self._stack = stack.pop_all()
         return self
 
@@ -96,30 +96,42 @@ class IxiArchives:
         self._stack.close()
 
     def cases(self) -> list[str]:
-        """Sorted names (``IXI<id>-<site>-<number>``) of the cases that have all three scans."""
-        first, *rest = (set(self._members[modality]) for modality in MODALITIES)
-        return sorted(first.intersection(*rest))
+        """Sorted names (``IXI<id>-<site>-<number>``) of the cases that have each of the three scans, once."""
+        return sorted(set.intersection(*(set(files.names) for files in self._files.values())))
 
     def incomplete_cases(self) -> list[str]:
-        """Sorted names of the cases that lack a scan."""
-        return sorted({case for members in self._members.values() for case in members} - set(self.cases()))
+        """Sorted names of the cases that lack a scan, or have one twice."""
+        return sorted(self._known() - set(self.cases()))
 
     def full_name(self, case: str) -> str:
-        """The full name of a case given as such or by its id alone (``IXI002``)."""
-        known = {name for members in self._members.values() for name in members}
-        matches = [name for name in known if name.split("-")[0] == case] if case not in known else [case]
+        """The full name of a case given as such or by its id alone (``IXI002``), where that stands for one case."""
+        matches = self._meant(case)
         return matches[0] if len(matches) == 1 else case
 
     def read(self, case: str) -> dict[str, Scan]:
         """The scans of a case by modality.
 
         Raises:
-            CaseSkipped: one is missing or cannot be read.
+            CaseSkipped: one is missing, stands there twice, or cannot be read; or the name stands for several cases.
         """
-        missing = [modality for modality in MODALITIES if case not in self._members[modality]]
+        meant = self._meant(case)
+        if len(meant) > 1:
+            raise CaseSkipped(f"stands for {len(meant)} cases ({', '.join(meant)}); give the full name of one")
+        doubled = why_doubled(case, self._files.values())
+        if doubled is not None:
+            raise CaseSkipped(doubled)
+        missing = [modality for modality, files in self._files.items() if case not in files.names]
         if missing:
             raise CaseSkipped(f"no {' and no '.join(missing)} scan in the archives")
-        return {m: read_scan(self._archives[m], self._members[m][case]) for m in MODALITIES}
+        return {modality: read_scan(files.archive, files.names[case]) for modality, files in self._files.items()}
+
+    def _known(self) -> set[str]:
+        return set().union(*(files.cases for files in self._files.values()))
+
+    def _meant(self, case: str) -> list[str]:
+        """Sorted full names that a name may stand for."""
+        known = self._known()
+        return [case] if case in known else sorted(name for name in known if name.split("-")[0] == case)
 
 
 # --- one case

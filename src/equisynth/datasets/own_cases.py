@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -74,6 +74,7 @@ class FolderCases:
                 self._problems[case] = f"case name {case!r}: expected letters, digits, '.', '_' and '-'; rename it"
             elif missing and case not in self._problems:
                 self._problems[case] = f"{self._place(case)}: no {' and no '.join(missing)} image"
+        self._find_alike()
         if not self.cases():
             found = f"; {next(iter(self._problems.values()))}" if self._problems else ""
             raise UserError(
@@ -113,6 +114,16 @@ class FolderCases:
             raise CaseSkipped(self._problems.get(case, f"{self.path}: holds no case {case!r}"))
         files = self._files[case]
         return {role: read_image(files[role], role in MASKS) for role in ROLES if role in files}
+
+    def _find_alike(self) -> None:
+        """Names that many disks take for one."""
+        alike: defaultdict[str, list[str]] = defaultdict(list)
+        for case in self._files:
+            alike[case.casefold()].append(case)
+        for cases in (sorted(cases) for cases in alike.values() if len(cases) > 1):
+            for case in cases:
+                names = " and ".join(map(repr, cases))
+                self._problems[case] = f"{self.path}: cases {names} differ in upper and lower case only; rename one"
 
     def _place(self, case: str) -> str:
         return str(self.path / case) if self.path.is_dir() else f"{self.path}: case {case!r}"

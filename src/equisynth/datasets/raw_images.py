@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,10 @@ def read_image(path: Path, is_mask: bool = False) -> RawImage:
 def _read_nifti(path: Path) -> RawImage:
     import nibabel
 
+    if path.name.lower().endswith(".gz"):
+        with gzip.open(path) as file:  # to its end, where the checksum is: nibabel stops before
+            while file.read(1 << 20):
+                pass
     image: Any = nibabel.load(path)
     stored = np.dtype(image.get_data_dtype())
     if stored.kind not in "iufb":

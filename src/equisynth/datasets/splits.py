@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -53,22 +53,34 @@ Splits = Annotated[
 ]
 
 
-def split_cases(splits: Splits, cases: Sequence[str]) -> dict[str, list[str]]:
+def split_cases(splits: Splits, cases: Sequence[str], full_name: Callable[[str], str] = str) -> dict[str, list[str]]:
     """The case names of ``train``, ``validate`` and ``test``; fractions are drawn from ``cases``.
+
+    Args:
+        full_name: of a case that a list may name in short.
 
     Raises:
         UserError: too few cases for fractions, a case in two splits.
     """
     if isinstance(splits, SplitLists):
-        lists = {"train": list(splits.train), "validate": list(splits.validate_), "test": list(splits.test)}
+        given = {"train": splits.train, "validate": splits.validate_, "test": splits.test}
+        lists = {split: {name: full_name(name) for name in names} for split, names in given.items()}
         _check_apart(lists)
-        return lists
+        return {split: list(dict.fromkeys(names.values())) for split, names in lists.items()}
     count = len(cases)
     validate, test = (max(1, round(count * share)) for share in (splits.validate_, splits.test))
-    if validate + test >= count:
+    train = count - validate - test
+    if train < 1:
+        advice = "give smaller fractions"
+        if count < len(SPLITS):
+            advice = (
+                f"at least {len(SPLITS)} are needed, one in each split, and no case may stand in two: add cases, or, "
+                "to try the program on own data only, list one pair under three names in a CSV table"
+            )
+        found = f"{count} {'case' if count == 1 else 'cases'}"
         raise UserError(
-            f"splits: {count} cases cannot be shared into train, {validate} validate and {test} test; "
-            "give smaller fractions"
+            f"splits: {found} cannot be shared: {validate} to validate and {test} to test leave {max(train, 0)} to "
+            f"train; {advice}"
         )
     drawn = [sorted(cases)[i] for i in np.random.RandomState(splits.seed).permutation(count)]
     return {
@@ -78,12 +90,13 @@ def split_cases(splits: Splits, cases: Sequence[str]) -> dict[str, list[str]]:
     }
 
 
-def _check_apart(splits: dict[str, list[str]]) -> None:
-    seen: dict[str, str] = {}
-    for split, cases in splits.items():
-        for case in cases:
+def _check_apart(splits: dict[str, dict[str, str]]) -> None:
+    """Refuses a case in two splits, or twice in one under different names; ``splits``: given name -> full name."""
+    seen: dict[str, tuple[str, str]] = {}
+    for split, names in splits.items():
+        for name, case in names.items():
             if case in seen:
-                raise UserError(
-                    f"splits: case '{case}' is in '{seen[case]}' and in '{split}', expected once; take one out"
-                )
-            seen[case] = split
+                other, before = seen[case]
+                words = f"'{case}'" if name == other else f"'{case}' (as '{other}' and as '{name}')"
+                raise UserError(f"splits: case {words} is in '{before}' and in '{split}', expected once; take one out")
+            seen[case] = name, split

@@ -25,7 +25,8 @@ import torch
 from pydantic import Field
 
 from equisynth.config import Strict
-from equisynth.datasets.archives import Archive, CaseSkipped, extract_member, open_archive
+from equisynth.datasets.archives import CaseSkipped, extract_member, open_archive, skipping_damage
+from equisynth.datasets.case_files import CaseFiles, case_files, why_doubled
 from equisynth.datasets.splits import Splits
 from equisynth.errors import UserError
 from equisynth.geometry.warping import sample
@@ -97,22 +98,18 @@ class StainingArchives:
 
     def __init__(self, paths: Mapping[str, Path]) -> None:
         self._path, self._stack = paths["slides"], ExitStack()
-        self._members: dict[str, dict[str, str]] = {}
+        self._files: dict[str, CaseFiles] = {}
 
     def __enter__(self) -> StainingArchives:
         with ExitStack() as stack:
-            self._archive: Archive = stack.enter_context(open_archive(self._path))
-            pattern = re.compile(rf"(?:.*/)?([A-Za-z0-9][A-Za-z0-9._-]*)_({'|'.join(KINDS)})\.tiff?")
-            for match in filter(None, map(pattern.fullmatch, self._archive.names())):
-                members = self._members.setdefault(match[1], {})
-                if match[2] in members:
-                    both = f"{members[match[2]]}, {match[0]}"
-                    raise UserError(f"{self._path}: holds {match[2]} of {match[1]} twice ({both}); remove one")
-                members[match[2]] = match[0]
-            if not self._members:
+            archive = stack.enter_context(open_archive(self._path))
+            for kind in KINDS:
+                pattern = re.compile(rf"(?:.*/)?([A-Za-z0-9][A-Za-z0-9._-]*)_{kind}\.tiff?")
+                self._files[kind] = case_files(archive, pattern)
+            if not self._known():
                 raise UserError(
                     f"{self._path}: holds no slide named <sample>_<{'|'.join(KINDS)}>.tif "
-                    f"({len(self._archive.names())} other files); is this the right archive?"
+                    f"({len(archive.names())} other files); is this the right archive?"
                 )
             self._stack = stack.pop_all()
         return self
@@ -121,12 +118,12 @@ class StainingArchives:
         self._stack.close()
 
     def cases(self) -> list[str]:
-        """Sorted names (``sample_<number>``) of the cases that have all three slides."""
-        return sorted(case for case, members in self._members.items() if len(members) == len(KINDS))
+        """Sorted names (``sample_<number>``) of the cases that have each of the three slides, once."""
+        return sorted(set.intersection(*(set(files.names) for files in self._files.values())))
 
     def incomplete_cases(self) -> list[str]:
-        """Sorted names of the cases that lack a slide."""
-        return sorted(set(self._members) - set(self.cases()))
+        """Sorted names of the cases that lack a slide, or have one twice."""
+        return sorted(self._known() - set(self.cases()))
 
     def full_name(self, case: str) -> str:
         """The full name of a case given as such or by its number alone (``28``)."""
@@ -136,22 +133,28 @@ class StainingArchives:
         """The slides of a case as files; those of an archive are copied into the folder ``scratch``, once.
 
         Raises:
-            CaseSkipped: one is missing or cannot be unpacked.
+            CaseSkipped: one is missing, stands there twice, or cannot be unpacked.
         """
-        members = self._members.get(case, {})
-        missing = [kind for kind in KINDS if kind not in members]
+        doubled = why_doubled(case, self._files.values())
+        if doubled is not None:
+            raise CaseSkipped(doubled)
+        missing = [kind for kind, files in self._files.items() if case not in files.names]
         if missing:
             raise CaseSkipped(f"no {' and no '.join(missing)} slide in the archive")
-        if self._archive.path.is_dir():
-            return {kind: self._archive.path / members[kind] for kind in KINDS}
-        paths = {kind: scratch / f"{case}_{kind}.tif" for kind in KINDS}
-        for kind, path in paths.items():
-            if not path.is_file():
-                try:
-                    extract_member(self._archive, members[kind], path)
-                except (UserError, OSError, EOFError) as error:
-                    raise CaseSkipped(f"{members[kind]}: cannot be unpacked ({error})") from None
+        paths = {}
+        for kind, files in self._files.items():
+            name = files.names[case]
+            if files.archive.path.is_dir():
+                paths[kind] = files.archive.path / name
+                continue
+            paths[kind] = scratch / f"{case}_{kind}.tif"
+            if not paths[kind].is_file():
+                with skipping_damage(name):
+                    extract_member(files.archive, name, paths[kind])
         return paths
+
+    def _known(self) -> set[str]:
+        return set().union(*(files.cases for files in self._files.values()))
 
 
 # --- one case
@@ -194,10 +197,13 @@ def prepare_case_into(
         factor = -(-max(shape) // preparation.registration_side)
         small = _shrunken(mask, factor, np.asarray)
         if not small.any():
-            raise CaseSkipped("its mask is zero everywhere: there is no tissue")
+            raise UserError(f"{slides['mask']}: the mask is zero everywhere, there is no tissue")
         displacement = _registered(image, label, factor, preparation.registration)
     except UserError as error:
-        raise CaseSkipped(str(error)) from None
+        reason = str(error)
+        for path in slides.values():  # of unpacked slides the place says nothing
+            reason = reason.replace(f"{path}:", f"{path.name}:")
+        raise CaseSkipped(reason) from None
     target = _new_tiff(folder / "label_registered.tif", (*shape, 3))
     valid = 0
     for place, values in _displaced(label, mask, displacement, factor):
@@ -237,10 +243,17 @@ def _bands(path: Path, shape: tuple[int, int]) -> Iterator[tuple[tuple[slice, sl
 
 
 def _rewritten(path: Path, target: Path, shape: tuple[int, int]) -> Any:
-    """The slide as an uncompressed TIFF; its memory map (rows, columns, 3)."""
-    mapped = _new_tiff(target, (*shape, 3))
+    """The slide as an uncompressed TIFF; its memory map (rows, columns, 3).
+
+    Raises:
+        UserError: it cannot be read, or nothing is on it.
+    """
+    mapped, empty = _new_tiff(target, (*shape, 3)), True
     for place, band in _bands(path, shape):
         mapped[place] = band
+        empty = empty and not band.any()
+    if empty:
+        raise UserError(f"{path}: every pixel is 0")
     return mapped
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from equisynth.config import Data
 from equisynth.datasets import staining, staining_phantom
+from equisynth.datasets.archives import CaseSkipped
 from equisynth.datasets.staining import StainingArchives, StainingPathSource
 from equisynth.datasets.staining import StainingPreparation as Preparation
 from equisynth.datasets.staining_phantom import StainingPhantom
@@ -32,8 +33,12 @@ def opened(archives: Archives) -> StainingArchives:
 def prepare_into(work: Path, raw: StainingArchives, case: str, preparation: Preparation, data: Data) -> Facts:
     scratch = work / "unpacked" / case  # outside of the case's folder: a repeat finds what is unpacked
     scratch.mkdir(parents=True, exist_ok=True)
-    with atomic_folder(work / "cases" / case) as folder:
-        facts = staining.prepare_case_into(folder, raw.read(case, scratch), case, preparation)
+    try:
+        with atomic_folder(work / "cases" / case) as folder:
+            facts = staining.prepare_case_into(folder, raw.read(case, scratch), case, preparation)
+    except CaseSkipped:
+        remove(scratch)
+        raise
     remove(scratch)
     return facts
 

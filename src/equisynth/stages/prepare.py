@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from equisynth import __name__ as package
 from equisynth.config import Data
@@ -57,14 +58,15 @@ def run(
             f"{raw / 'source.json'}: layout {source['layout']!r}, expected {layout_name!r}; run the stage raw again"
         )
     found = layout(layout_name, f"datasets.{name}.layout")
-    settings = validate(found.Preparation, preparation, f"datasets.{name}.preparation")
+    settings: Any = validate(found.Preparation, preparation, f"datasets.{name}.preparation")
     archives = {key: raw / path for key, path in source["archives"].items()}
     with found.opened(archives) as opened:
         splits = _splits(found, settings, name, raw, opened)
         incomplete = set(opened.incomplete_cases())
     listed = [case for split in SPLITS for case in splits[split]]
     # the user's own lists say what is wanted; else every case that cannot be used is told
-    wanted = listed if getattr(settings, "splits", None) else [*listed, *sorted(incomplete - set(listed))]
+    told = set() if isinstance(settings.splits, SplitLists) else incomplete
+    wanted = [*listed, *sorted(told - set(listed))]
 
     # What decides a case, and nothing else: a new split keeps the finished cases.
     key = {
@@ -115,10 +117,7 @@ def _splits(found: Layout, settings: Any, name: str, raw: Path, opened: Raw) -> 
                 "lists of case names under train, validate and test, or fractions under validate and test"
             )
         return published
-    return {
-        split: list(dict.fromkeys(opened.full_name(case) for case in cases))
-        for split, cases in split_cases(splits, opened.cases()).items()
-    }
+    return split_cases(splits, opened.cases(), opened.full_name)
 
 
 def _prepare_all(
@@ -176,7 +175,7 @@ def _prepare_some(
 
 
 def _facts_path(work: Path, case: str) -> Path:
-    return work / "facts" / f"{case}.json"
+    return work / "facts" / f"{quote(case, safe=' ')}.json"  # a name may be no file's name, and its case skipped for it
 
 
 def _finished(work: Path, case: str) -> bool:
@@ -186,15 +185,15 @@ def _finished(work: Path, case: str) -> bool:
 def _report(info: DatasetInfo, facts: Mapping[str, Facts]) -> None:
     from rich.console import Console
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)  # a line stays one
     for skipped in info.skipped:
-        console.print(f"[yellow]{package}: skipped {skipped.case}: {skipped.reason}", highlight=False)
+        console.print(f"{package}: skipped {skipped.case}: {skipped.reason}", style="yellow")
     for case, fact in facts.items():
         for note in fact.get("notes", ()):
-            console.print(f"{case}: {note}", highlight=False)
+            console.print(f"{case}: {note}")
     line = f"{info.name}: " + ", ".join(f"{len(cases)} {split}" for split, cases in info.splits.items())
     displacements = [fact["mean_displacement"] for fact in facts.values() if "mean_displacement" in fact]
     if displacements:
         mean = sum(displacements) / len(displacements)
         line += f"; labels displaced by {mean:.1f} voxels on average"
-    console.print(line, highlight=False)
+    console.print(line)
