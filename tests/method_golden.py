@@ -114,7 +114,8 @@ def batch_of(golden: Golden, voxel_size: Iterable[float]) -> Batch:
 def load_states(method: Method, golden: Golden) -> None:
     """The recorded initial states; ours have other names in the same order."""
     generator = [network for name, network in method.networks.items() if name != "discriminator"]
-    load_in_order(generator, golden / "state_i2ireg")
+    nemar = method.settings.method == "nemar_equivariant"
+    load_in_order(generator, golden / ("state_nemar_nd" if nemar else "state_i2ireg"))
     if "discriminator" in method.networks:
         unconditional = method.settings.discriminator == "unconditional"
         state = golden / ("state_unconditional_discriminator" if unconditional else "state_discriminator")
@@ -174,9 +175,15 @@ class Training:
                 ]
             optimiser.step()
             log |= update.log
-        if "discriminator_real" in log:
-            log["discriminator_sum"] = log["discriminator_real"] + log["discriminator_fake"]
-            self.bce = [log["discriminator_real"], log["discriminator_fake"], log["adversarial"]]
+        if "discriminator_real" in log:  # NEMAR has two fakes
+            judged, fooled = (
+                [value for name, value in log.items() if name.startswith(key)]
+                for key in ("discriminator_", "adversarial")
+            )
+            self.bce = [*judged, *fooled]
+            log |= {"discriminator_sum": torch.stack(judged).sum(), "adversarial": torch.stack(fooled).sum()}
+        if "forward_rigidity" in log:  # NEMAR has one field
+            log["forward_rigidity_sum"] = log["forward_rigidity"]
         for name, values in self.losses.items():
             values.append(float(log.get(name, 0.0)))
         if step in (0, 2):

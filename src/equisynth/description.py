@@ -16,13 +16,18 @@ DESCRIPTION = "model.json"
 
 
 class Description(Strict):
-    """What a model is and how to feed it; ``preparation`` holds the constants that raw scans need."""
+    """What a model is and how to feed it.
+
+    Attributes:
+        preparation: the constants that raw scans need.
+        selection: the validation measure that chose the epoch; none of imported weights.
+    """
 
     format: int
     settings: Settings
     preparation: dict[str, Any]
     best_epoch: int
-    selection: float
+    selection: float | None
 
 
 def write_description(folder: Path, description: Description) -> None:
