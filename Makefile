@@ -3,6 +3,8 @@
 #   make test | test-all           the tests | also those that take minutes
 #   make lint                      style, types, Dockerfile
 #   make lock                      requirements.lock anew, from a clean environment
+#   make proof                     short trainings against a known truth → docs/results.md (an hour on 2 cores; continues)
+#   make proof-full [GPU=1]        the same with all misalignments, ablations and seeds (hours on 2 cores)
 #   make figures                   the README's table, from the reports of the last demo
 #   make screenshots               pictures of `mlflow ui` and the report
 #   make wrong-inputs              docs/wrong-inputs.md, from the tests that try them
@@ -21,7 +23,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 # install may replace it by another build.
 TORCH := torch==2.13.0 torchvision==0.28.0
 
-.PHONY: env demo test test-all lint lock clean figures screenshots wrong-inputs
+.PHONY: env demo proof proof-full test test-all lint lock clean figures screenshots wrong-inputs
 
 env: $(STAMP)
 
@@ -39,6 +41,16 @@ demo: $(STAMP)
 	$(BIN)/dvc metrics show
 	@$(BIN)/python scripts/timings.py --since .equisynth/demo-started
 	@echo "model: models:/ixi@champion; its runs: $(BIN)/mlflow ui"
+
+proof proof-full: export PROOF_DEVICE := $(if $(GPU),cuda,cpu)
+proof proof-full: export PROOF_JOBS := $(if $(GPU),8,$(WORKERS))
+proof: PART := short
+proof-full: PART := full
+proof proof-full: $(STAMP)
+	$(if $(FID_WEIGHTS),cp -- "$(FID_WEIGHTS)" weights/fid_inception.pth)
+	$(BIN)/dvc repro proof/dvc.yaml:$(PART)
+	$(BIN)/equisynth proof page --part $(PART)
+	@echo "docs/results.md; its runs: $(BIN)/mlflow ui"
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
