@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import yaml
@@ -31,11 +32,13 @@ class Instance(NamedTuple):
     item: Any
 
 
+@cache
 def stages() -> dict[str, Any]:
     """The stages of dvc.yaml as written."""
     return dict(yaml.safe_load(DVC.read_text(encoding="utf-8"))["stages"])
 
 
+@cache
 def parameters() -> dict[str, Any]:
     """params.yaml as written."""
     return dict(yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8")))
@@ -94,17 +97,17 @@ def stated(instance: Instance) -> set[str]:
     return {path for path in filled if path.startswith("src/")}
 
 
-def expected() -> dict[str, list[str]]:
-    """Stage -> the list that dvc.yaml should hold."""
+def expected(of: Iterable[Instance]) -> dict[str, list[str]]:
+    """Stage -> the list of source files that it needs for these instances."""
     lists: dict[str, set[str]] = {}
-    for instance in instances():
+    for instance in of:
         lists.setdefault(instance.stage, set()).update(imported(instance).values())
     return {stage: sorted(paths) for stage, paths in lists.items()}
 
 
 def rewritten(text: str) -> str:
     """dvc.yaml with new lists of source files; everything else stays as it is."""
-    lists, lines, stage, waiting = expected(), [], "", False
+    lists, lines, stage, waiting = expected(instances()), [], "", False
     for line in text.splitlines():
         if found := re.fullmatch(r"  (\w+):", line):
             stage = found[1]

@@ -10,6 +10,7 @@ import time
 import tomllib
 from pathlib import Path
 
+import published_stages
 import pytest
 import yaml
 from source_imports import PACKAGE, REPOSITORY, SOURCE, imports, module_file, module_name, ours, reachable
@@ -68,7 +69,8 @@ def test_rooms_import_only_what_they_may(room: str) -> None:
     for path in files:
         allowed = ROOMS[room]
         if module_name(path) == "equisynth.methods.base":
-            allowed = [*allowed, "equisynth.methods.*"]  # finds a method's file by the name in the settings
+            # finds a method's file by the name in the settings, and checks what these hold for it
+            allowed = [*allowed, "equisynth.methods.*", "equisynth.method_names", "equisynth.validation"]
         wrong = {name for name in ours(path) if not matches(name, allowed)}
         assert not wrong, f"{path.relative_to(REPOSITORY)} imports {sorted(wrong)}, allowed: {allowed}"
 
@@ -115,6 +117,53 @@ def test_stage_depends_on_the_files_it_imports(instance: Instance) -> None:
 def test_the_lists_of_dependencies_are_the_script_s() -> None:
     text = DVC.read_text(encoding="utf-8")
     assert rewritten(text) == text, "dvc.yaml differs from what `python scripts/stage_dependencies.py` writes"
+
+
+def test_the_published_stages_are_the_script_s() -> None:
+    text = published_stages.FILE.read_text(encoding="utf-8")
+    assert published_stages.text() == text, "run `python scripts/published_stages.py`"
+    assert published_stages.page() == published_stages.PAGE.read_text(encoding="utf-8"), (
+        "run `python scripts/published_stages.py`"
+    )
+
+
+def test_published_stages_are_those_of_the_default_pipeline() -> None:
+    """Each published experiment has all of them, there or here, and what it depends on is there."""
+    content = yaml.safe_load(published_stages.FILE.read_text(encoding="utf-8"))["stages"]
+    per_experiment = {name for name, stage in content.items() if "foreach" in stage}
+    assert per_experiment == {instance.stage for instance in INSTANCES if instance.key in PARAMETERS["pipeline"]}
+    outs = {path for stage in content.values() for out in stage.get("outs", []) for path in out}
+    for name in per_experiment:
+        for key, item in content[name]["foreach"].items():
+            assert key not in PARAMETERS["pipeline"]
+            for path in content[name]["do"]["deps"]:
+                if path.startswith("build/"):
+                    assert path.replace("${item.code}", item["code"]) in outs
+            for scale in PARAMETERS["scales"]:
+                assert item["part"] in PARAMETERS["scales"][scale][item["dataset"]], (key, scale)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_published_trainings_depend_on_their_own_method_s_files(method: str) -> None:
+    content = yaml.safe_load(published_stages.FILE.read_text(encoding="utf-8"))["stages"]
+    stated = set(content[f"code-train-{method}"]["deps"])
+    chosen = {"equisynth.methods.*": f"equisynth.methods.{method}"}
+    own = {
+        path.relative_to(REPOSITORY).as_posix()
+        for path in reachable(module_file(f"equisynth.methods.{method}"), chosen)
+    }
+    assert own <= stated
+    assert not stated & {f"src/equisynth/methods/{name}.py" for name in METHODS - {method}}
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_methods_know_no_other_method_and_no_files(method: str) -> None:
+    found = {entry.name for entry in imports(module_file(f"equisynth.methods.{method}"))}
+    assert not found & {f"equisynth.methods.{name}" for name in METHODS - {method}}
+    assert not {name.split(".")[0] for name in found} & {"dvc", "mlflow", "pathlib", "nibabel", "tifffile"}
+    assert not {
+        name for name in found if re.match(r"equisynth\.(files|store|tracking|registry|stages|datasets)\b", name)
+    }
 
 
 def _reaches(stage: str, file: str) -> bool:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from equisynth.config import LABEL_ROLES, ON_THE_FLY, Data, Intensity, RigidityCoefficient, Settings, published_entry
+from equisynth.config import LABEL_ROLES, ON_THE_FLY, Data, Intensity, RigidityCoefficient, Settings
+from equisynth.published import published_entry
 
 INTENSITY: dict[str, Any] = {"modality": "A", "signal_range": 1.0, "unit": "1"}
 

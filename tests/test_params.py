@@ -12,16 +12,12 @@ import pytest
 import yaml
 
 from equisynth import params
-from equisynth.config import published_entry
+from equisynth.config import Loss
 from equisynth.errors import UserError
+from equisynth.methods.base import method_class
 
 HERE = Path(__file__).parent
 EXPERIMENT = "ixi-eqsim_com_eqadv"
-PUBLISHED: dict[str, Any] = {
-    name: entry
-    for path in sorted((HERE / "data").glob("published_*.yaml"))
-    for name, entry in yaml.safe_load(path.read_text(encoding="utf-8")).items()
-}
 OURS = params.read(HERE.parent / "params.yaml")
 REMOVED = object()
 
@@ -47,20 +43,15 @@ def change(content: dict[str, Any], key: str, value: Any) -> None:
 def message(content: Mapping[str, Any], folder: Path, experiment: str = EXPERIMENT, scale: str | None = None) -> str:
     """What the user is told when such a file is read and an experiment of it resolved."""
     path = folder / "params.yaml"
-    path.write_text(yaml.safe_dump(dict(content), sort_keys=False), encoding="utf-8")
+    path.write_text(yaml.dump(dict(content), Dumper=yaml.CSafeDumper, sort_keys=False), encoding="utf-8")
     with pytest.raises(UserError) as raised:
-        params.resolve(params.read(path), experiment, scale)
+        params.resolve(params.read(path), experiment, scale, lambda method: method_class(method).Options)
     assert "\n" not in str(raised.value)
     return str(raised.value)
 
 
 def makes_pairs(dataset: str) -> bool:
     return bool(OURS["datasets"][dataset]["training"]["trains_on_label"] == "deformed on the fly")
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_experiments_resolve_to_their_published_entries(name: str) -> None:
-    assert published_entry(params.resolve(OURS, name, scale="paper")) == PUBLISHED[name]
 
 
 @pytest.mark.parametrize(
@@ -250,6 +241,108 @@ def test_mistakes_name_the_key_what_was_found_and_what_was_expected(
     told = message(content, tmp_path, scale=None if key == "scale" else "paper")
     for part in said:
         assert part in told
+
+
+# experiment, key, value, what the message must say: parts for one dataset, one scale, slices, a method's own options.
+PARTS: list[tuple[str, str, Any, list[str]]] = [
+    ("ixi-pix2pix", "datasets/ixi/slices", REMOVED, ["datasets.ixi", "'slices' is missing", "'pix2pix'", "patch_size"]),
+    ("ixi-pix2pix", "datasets/ixi/slices", [1], ["datasets.ixi.slices", "list", "mapping"]),
+    ("ixi-pix2pix", "datasets/ixi/slices/patchsize", [9, 9, 1], ["datasets.ixi.slices.patchsize", "no such key"]),
+    (
+        "ixi-pix2pix",
+        "datasets/ixi/slices/patch_size",
+        [64, 64, 2],
+        ["[64, 64, 2]", "last entry of 1"],
+    ),
+    ("ixi-pix2pix", "datasets/ixi/slice", {}, ["datasets.ixi", "unknown key 'slice'", "slices"]),
+    ("ixi-pix2pix", "scales/paper/ixi/slices", {"epoch": 1}, ["scales.paper.ixi.slices.epoch", "no such key"]),
+    ("coco-lr_eqsim", "datasets/coco/slices", {}, ["datasets.coco.slices", "two axes", "take it out"]),
+    ("ixi-pix2pix", "methods/pix2pix/slices", "yes", ["methods.pix2pix.slices", "'yes'"]),
+    ("ixi-pix2pix", "methods/pix2pix/datasets", ["ixi"], ["methods.pix2pix.datasets", "list", "mapping"]),
+    ("ixi-pix2pix", "methods/pix2pix/datasets/ixi", [1], ["methods.pix2pix.datasets.ixi", "list", "mapping"]),
+    ("ixi-pix2pix", "methods/pix2pix/datasets/ixii", {}, ["methods.pix2pix.datasets", "'ixii'", "'ixi'?"]),
+    ("ixi-pix2pix", "methods/pix2pix/datasets/ixi/epoch", 3, ["methods.pix2pix.datasets.ixi.epoch", "no such key"]),
+    ("ixi-pix2pix", "methods/pix2pix/datasets/ixi/method", "nemar", ["datasets.ixi.method", "cannot be set here"]),
+    ("ixi-pix2pix", "methods/pix2pix/scales/huge", {}, ["methods.pix2pix.scales", "'huge'", "demo"]),
+    ("ixi-pix2pix", "methods/pix2pix/scales/paper", {"epochs": 0}, ["methods.pix2pix.scales.paper.epochs", "found 0"]),
+    ("ixi-pix2pix", "methods/pix2pix/network/l2_weight", 1, ["methods.pix2pix.network.l2_weight", "l1_weight"]),
+    ("ixi-pix2pix", "methods/pix2pix/network/l1_weight", -1, ["methods.pix2pix.network.l1_weight", "found -1"]),
+    ("ixi-pix2pix", "methods/pix2pix/network", [1], ["methods.pix2pix.network", "[1]"]),
+    (
+        "staining-pix2pix",
+        "methods/pix2pix/datasets/staining/network/generator",
+        "unet",
+        ["methods.pix2pix.datasets.staining.network.generator", "'unet'", "unet_512"],
+    ),
+    ("ixi-pix2pix", "methods/pix2pix/loss", {"commutation": 1}, ["methods.pix2pix.loss", "'pix2pix'", "no use for it"]),
+    ("ixi-noreg", "methods/noreg/rigidity", {"affinity_weight": 1}, ["methods.noreg.rigidity", "no use for it"]),
+    ("ixi-noreg", "methods/noreg/network", {"generator": 1}, ["methods.noreg.network", "no use for it"]),
+    (
+        "ixi-noreg",
+        "methods/noreg/datasets/ixi",
+        {"loss": {"commutation": 1}},
+        ["methods.noreg.datasets.ixi.loss.commutation", "no use for it"],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "key", "value", "said"), PARTS, ids=[f"{key}={value!r:.20}" for _, key, value, _ in PARTS]
+)
+def test_mistakes_in_parts_name_the_layer(
+    experiment: str, key: str, value: Any, said: list[str], tmp_path: Path
+) -> None:
+    content = tree()
+    change(content, key, value)
+    told = message(content, tmp_path, experiment, "paper")
+    for part in said:
+        assert part in told
+
+
+def test_parts_of_datasets_that_were_taken_out_may_stay() -> None:
+    content = tree()
+    for scale in content["scales"].values():
+        del scale["staining"]
+    for section in ("sources", "datasets"):
+        del content[section]["staining"]
+    del content["pipeline"]["staining-eqsim_com_eqadv"]
+    assert params.resolve(content, "ixi-pix2pix", "paper").slices
+    assert not any(name.startswith("staining") for name in params.published(content))
+
+
+def test_pictures_have_no_slices() -> None:
+    """A method that works on slices takes pictures as they are."""
+    settings = params.resolve(OURS, "staining-pix2pix", "paper")
+    assert not settings.slices
+    assert settings.patch_size == (512, 512)
+
+
+def test_own_networks_leave_nothing_of_ours() -> None:
+    settings = params.resolve(OURS, "ixi-pix2pix", "demo")
+    assert settings.features.model_dump(exclude_none=True) == {}
+    assert settings.loss == Loss()
+    assert settings.rigidity is None
+    assert settings.learning_rate.discriminator is None
+    assert settings.network["generator_width"] == 8
+
+
+def test_later_layers_of_a_method_on_slices_win() -> None:
+    content = tree()
+    order = [
+        "datasets/ixi/training/epochs",
+        "datasets/ixi/slices/epochs",
+        "methods/pix2pix/epochs",
+        "methods/pix2pix/datasets/ixi/epochs",
+        "scales/demo/ixi/training/epochs",
+        "scales/demo/ixi/slices/epochs",
+        "methods/pix2pix/scales/demo/epochs",
+        "pipeline/ixi-pix2pix/overrides/epochs",
+    ]
+    change(content, "pipeline/ixi-pix2pix", {"dataset": "ixi", "method": "pix2pix", "code": "pix2pix"})
+    del content["datasets"]["ixi"]["slices"]["epochs"], content["scales"]["demo"]["ixi"]["training"]["epochs"]
+    for epochs, key in enumerate(order, start=101):
+        change(content, key, epochs)
+        assert params.resolve(content, "ixi-pix2pix", "demo").epochs == epochs
 
 
 def test_unknown_experiment_lists_what_there_is(tmp_path: Path) -> None:

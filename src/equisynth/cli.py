@@ -198,6 +198,19 @@ def check(
 
 
 @app.command(rich_help_panel=TASKS)
+def import_weights(
+    file: Annotated[Path, typer.Argument(help="Weights that the authors' code saved: training_weights_epoch_NNN.pt.")],
+    experiment: Annotated[str, typer.Option(help="Name below `pipeline` in params.yaml, or <dataset>-<method>.")],
+    output: Annotated[Path | None, typer.Option(help="New folder; default: models/EXPERIMENT.")] = None,
+    scale: Annotated[str | None, typer.Option(help="demo or paper; default: `scale` of params.yaml.")] = None,
+) -> None:
+    """Make a model folder of the authors' weights, for predict, evaluate and register. Nothing in FILE is executed."""
+    from equisynth.import_weights import run as run_import
+
+    run_import(file, experiment, output, scale)
+
+
+@app.command(rich_help_panel=TASKS)
 def resolve(
     experiment: Experiment,
     scale: Annotated[str | None, typer.Option(help="demo or paper; default: `scale` of params.yaml.")] = None,
@@ -206,12 +219,75 @@ def resolve(
     """Print an experiment's settings as one flat entry."""
     import yaml
 
-    from equisynth.config import published_entry
     from equisynth.params import read
     from equisynth.params import resolve as resolve_settings
 
-    entry = published_entry(resolve_settings(read(), experiment, scale))
+    def options(method: str) -> Any:
+        from equisynth.methods.base import method_options  # needs torch: other mistakes are told before
+
+        return method_options(method)
+
+    settings = resolve_settings(read(), experiment, scale, options)
+    from equisynth.published import published_entry
+
+    entry = published_entry(settings)
     print(json.dumps(entry, indent=2) if as_json else yaml.safe_dump(entry, sort_keys=False).rstrip())
+
+
+proof = typer.Typer(no_args_is_help=True, help="Train and measure the proof's runs, make its page (see `make proof`).")
+app.add_typer(proof, name="proof", rich_help_panel=TASKS)
+Part = Annotated[str, typer.Option(help="short or full, see proof/params.yaml.")]
+
+
+@proof.command("crops")
+def proof_crops() -> None:
+    """Photographs that libraries ship -> prepared crops: data/proof/photographs."""
+    from equisynth import params
+    from equisynth.proof import crops, protocol
+
+    name, out = protocol.DATASETS[protocol.PHOTOGRAPHS], protocol.PREPARED[protocol.PHOTOGRAPHS]
+    data = params.data_settings(params.read(), name, protocol.BENEATH[protocol.PHOTOGRAPHS])
+    crops.write_dataset(protocol.read().photographs, data, name, out)
+
+
+@proof.command("train")
+def proof_train(
+    part: Part = "short",
+    jobs: Annotated[int, typer.Option(min=1, envvar="PROOF_JOBS", help="Runs at a time.")] = 2,
+    device: Annotated[str, typer.Option(envvar="PROOF_DEVICE", help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Train what is left of a part's runs: reports/proof/PART. Finished runs are not repeated."""
+    from equisynth.proof import stage
+
+    with _timed(f"proof@{part}"):
+        stage.train(part, jobs, device)
+
+
+@proof.command("run")
+def proof_run(name: Annotated[str, typer.Argument(help="Of the run.")]) -> None:
+    """Train and measure one run, or what is left of it."""
+    from equisynth.proof import training
+
+    print(training.train(name))
+
+
+@proof.command("page")
+def proof_page(part: Part = "short") -> None:
+    """The runs of a part -> docs/results.md and its pictures, and the README's table of them."""
+    from equisynth.proof import page
+
+    page.write(part)
+
+
+@app.command(rich_help_panel=TASKS)
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Its file, or a name of params.yaml; default: all.")] = None,
+) -> None:
+    """List the methods, where they come from and on which datasets the paper reports them; or one with its options."""
+    from equisynth.method_list import details, overview
+    from equisynth.params import read
+
+    print(overview(read()) if name is None else details(read(), name))
 
 
 def _dataset(experiment: str) -> str:

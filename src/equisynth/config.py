@@ -356,29 +356,3 @@ class Settings(Strict):
 
 def _is_range(value: tuple[Any, ...]) -> bool:
     return len(value) == 2 and not isinstance(value[0], tuple)
-
-
-PUBLISHED_ORDER = [
-    "dataset", "trains_on_label", "batch_size", "patch_size", "training_stride", "inference_stride",
-    "fusing_mask_smoothing", "random_transformation", "input_noise_std_range", "label_noise_std_range", "paired",
-    "transformations_per_sample", "min_valid_ratio", "augment_with_random_transformation",
-    "label_deformation", "features", "normalization_groups", "final_activation", "epochs", "learning_rate", "loss",
-    "rigidity", "discriminator",
-]  # fmt: skip
-
-
-def published_entry(settings: Settings) -> dict[str, Any]:
-    """The flat entry in the shape in which the published experiments are listed: what does not apply is left out."""
-    entry = settings.model_dump(mode="json")
-    entry = {key: entry[key] for key in PUBLISHED_ORDER}
-    entry["features"] = {key: value for key, value in entry["features"].items() if value is not None}
-    loss = {key: value for key, value in entry["loss"].items() if value is not None}
-    if loss.get("equivariant_adversarial"):
-        del loss["equivariant_adversarial"]  # the published configurations have no such key; true is what they do
-    entry["loss"] = loss
-    for key in ("label_deformation", "rigidity"):
-        if entry[key] is None:
-            del entry[key]
-    if settings.rigidity is not None and settings.rigidity.coefficient is None:
-        del entry["rigidity"]["coefficient"]
-    return entry

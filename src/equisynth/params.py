@@ -1,18 +1,24 @@
 """``params.yaml`` -> settings: dataset x method x scale x overrides, composed and never copied.
 
-Layers, later ones win: ``datasets.<dataset>.training``, ``methods.<method>``, ``scales.<scale>.<dataset>.training``,
-``pipeline.<experiment>.overrides``. Every error names the layer that set the key.
+Layers, later ones win (``_layers``): what the dataset says for all methods, the method and its part for the dataset,
+what the scale says for the dataset, the method's part for the scale, the experiment's overrides. Methods that work on
+slices take the parts ``slices`` too where the dataset has three axes. Every error names the layer that set the key.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
-from equisynth.config import Data, Loss, Settings
+from equisynth.config import Data, Settings
 from equisynth.errors import UserError
+from equisynth.method_names import method_names
+from equisynth.method_uses import USES, stated, unused, without
 from equisynth.validation import FILE, origin, validate
 
 Tree = dict[str, Any]
@@ -21,13 +27,20 @@ SECTIONS = (
 )  # fmt: skip
 DATASET_PARTS = ("layout", "data", "preparation", "training")
 SCALE_PARTS = ("phantom", "data", "preparation", "training")
+SLICES = "slices"  # part of datasets and of scales; of methods a switch
+METHOD_PARTS = ("datasets", "scales")
+Options = Callable[[str], type[BaseModel]]
+Layer = tuple[str, Tree]
 
 
 class NotApplicable(UserError):
     """A method or an experiment sets a width or weight of a network that its method lacks."""
 
 
-class _UniqueKeys(yaml.SafeLoader):
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, where it was built: ten times as fast
+
+
+class _UniqueKeys(_Loader):  # type: ignore[misc]
     """YAML with a key stated twice is refused; PyYAML would take the last one without a word."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -37,7 +50,8 @@ class _UniqueKeys(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key '{key}' stands twice in one mapping", node.start_mark
                 )
-        return super().construct_mapping(node, deep)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def read(path: Path | str = "params.yaml") -> Tree:
@@ -63,41 +77,65 @@ def read(path: Path | str = "params.yaml") -> Tree:
     if not isinstance(tree["seed"], int) or isinstance(tree["seed"], bool) or tree["seed"] < 0:
         raise UserError(f"{FILE}: seed: found {tree['seed']!r}, expected a whole number of at least 0")
     for name, dataset in tree["datasets"].items():
-        _keys(_mapping(dataset, f"datasets.{name}"), DATASET_PARTS, f"datasets.{name}", required=DATASET_PARTS)
+        known = (*DATASET_PARTS, SLICES)
+        _keys(_mapping(dataset, f"datasets.{name}"), known, f"datasets.{name}", required=DATASET_PARTS)
     for scale, parts in tree["scales"].items():
         for name, part in _mapping(parts, f"scales.{scale}").items():
             where = f"scales.{scale}.{name}"
             _choice(name, tree["datasets"], f"scales.{scale}")
-            _keys(_mapping(part, where), SCALE_PARTS, where)
+            _keys(_mapping(part, where), (*SCALE_PARTS, SLICES), where)
+    for name, method in tree["methods"].items():
+        _check_method(tree, _mapping(method, f"methods.{name}"), f"methods.{name}")
     return tree
 
 
-def resolve(tree: Tree, experiment: str, scale: str | None = None) -> Settings:
+def resolve(tree: Tree, experiment: str, scale: str | None = None, options: Options | None = None) -> Settings:
     """The settings of an experiment of ``pipeline``, or of any ``<dataset>-<method>`` that can be composed.
+
+    Args:
+        options: method -> model of what ``network`` may hold, to check it too (a method knows it by itself, but not
+            which layer set a key).
 
     Raises:
         UserError: unknown experiment, dataset, method or scale; a wrong key, type or range, with the layer that set it.
     """
     scale = tree["scale"] if scale is None else scale
     _choice(scale, tree["scales"], "scale")
-    dataset, method, overrides = _parts(tree, experiment)
-    layers: list[tuple[str, Any]] = [
-        (f"datasets.{dataset}.training", tree["datasets"][dataset]["training"]),
-        (f"methods.{method}", tree["methods"][method]),
-        (f"scales.{scale}.{dataset}.training", _scale_part(tree, scale, dataset, "training")),
-        (f"pipeline.{experiment}.overrides", overrides),
-    ]
-    for where, layer in layers:
-        _mapping(layer, where)
+    dataset, method, _ = _parts(tree, experiment)
+    data = data_settings(tree, dataset, scale)
+    layers, owners = _layers(tree, experiment, scale, data.n_dims)
     fields = {"experiment": experiment, "scale": scale, "seed": tree["seed"], "dataset": dataset}
-    fields["data"] = data_settings(tree, dataset, scale).model_dump()
+    fields["data"] = data.model_dump()
     composed = merge(*(layer for _, layer in layers))
     for key in fields:
         if key in composed and key != "seed":
             raise UserError(f"{FILE}: {origin([key], layers)}: cannot be set here; take it out")
-    for where, layer in (layers[1], layers[3]):  # datasets and scales serve all methods
+    for where, layer in layers:
+        if "method" in layer and where != f"methods.{method}":
+            raise UserError(f"{FILE}: {where}.method: cannot be set here; take it out")
+    for where, layer in owners:  # datasets and scales serve all methods
         _check_applicable(layer, where, composed)
-    return validate(Settings, _only_applicable({**fields, **composed}), f"experiment {experiment}", layers)
+    if options is not None and "network" in composed:
+        inner = [
+            (f"{where}.network", _mapping(layer["network"], f"{where}.network"))
+            for where, layer in layers
+            if "network" in layer
+        ]
+        validate(options(composed["method"]), composed["network"], f"experiment {experiment}", inner)
+    if composed.get(SLICES) is True and data.n_dims == 2:
+        composed[SLICES] = False
+    kept = without({**fields, **composed}, unused(composed))
+    return validate(Settings, kept, f"experiment {experiment}", layers)
+
+
+def published(tree: Tree) -> dict[str, tuple[str, str]]:
+    """The experiments that the methods' ``datasets`` name: ``<dataset>-<method>`` -> (dataset, method)."""
+    return {
+        f"{dataset}-{method}": (dataset, method)
+        for dataset in tree["datasets"]
+        for method, entry in tree["methods"].items()
+        if dataset in (entry.get("datasets") or {})
+    }
 
 
 def dataset_of(tree: Tree, experiment: str) -> str:
@@ -174,50 +212,65 @@ def _parts(tree: Tree, experiment: str) -> tuple[str, str, Tree]:
 
 def _known_method(tree: Tree, name: str) -> None:
     """A method is a file: the settings name it, nothing else does."""
-    files = sorted(path.stem for path in (Path(__file__).parent / "methods").glob("*.py"))
-    known = [stem for stem in files if stem not in ("__init__", "base", "parts")]
     where = f"methods.{name}"
-    _choice(_mapping(tree["methods"][name], where).get("method"), known, f"{where}.method")
+    _choice(_mapping(tree["methods"][name], where).get("method"), method_names(), f"{where}.method")
 
 
 def _scale_part(tree: Tree, scale: str, dataset: str, part: str) -> Tree:
     return (tree["scales"][scale].get(dataset) or {}).get(part) or {}
 
 
-def _only_applicable(fields: Tree) -> Tree:
-    """Datasets state the widths and weights of every network; a method keeps those of the networks it has."""
-    dropped = _not_applicable(fields)
-    if fields.get("method") == "supervised":
-        fields = {key: value for key, value in fields.items() if key != "rigidity"}
-    for part, drop in dropped.items():
-        if isinstance(fields.get(part), dict):
-            fields = {**fields, part: {key: value for key, value in fields[part].items() if key not in drop}}
-    return fields
+def _layers(tree: Tree, experiment: str, scale: str, n_dims: int) -> tuple[list[Layer], list[Layer]]:
+    """What an experiment is composed of, later ones winning; and those of them that serve its method alone."""
+    dataset, method, overrides = _parts(tree, experiment)
+    entry = tree["methods"][method]
+    own = {key: value for key, value in entry.items() if key not in METHOD_PARTS}
+    name = f"methods.{method}"
+    here: list[Layer] = [(name, own), (f"{name}.datasets.{dataset}", (entry.get("datasets") or {}).get(dataset) or {})]
+    last: list[Layer] = [
+        (f"{name}.scales.{scale}", (entry.get("scales") or {}).get(scale) or {}),
+        (f"pipeline.{experiment}.overrides", overrides),
+    ]
+    owners = [*here, *last]
+    for where, layer in owners:
+        if not isinstance(_mapping(layer, where).get(SLICES, False), bool):
+            raise UserError(f"{FILE}: {where}.{SLICES}: found {layer[SLICES]!r}, expected true or false")
+    general: list[Layer] = [(f"datasets.{dataset}.training", tree["datasets"][dataset]["training"])]
+    at_scale: list[Layer] = [(f"scales.{scale}.{dataset}.training", _scale_part(tree, scale, dataset, "training"))]
+    if n_dims == 3 and merge(*(layer for _, layer in owners)).get(SLICES) is True:
+        if SLICES not in tree["datasets"][dataset]:
+            raise UserError(
+                f"{FILE}: datasets.{dataset}: key '{SLICES}' is missing; method '{method}' works on slices of volumes, "
+                "so add what it changes in training, with a patch_size that ends with 1"
+            )
+        general.append((f"datasets.{dataset}.{SLICES}", tree["datasets"][dataset][SLICES]))
+        at_scale.append((f"scales.{scale}.{dataset}.{SLICES}", _scale_part(tree, scale, dataset, SLICES)))
+    elif n_dims == 2 and SLICES in tree["datasets"][dataset]:
+        raise UserError(f"{FILE}: datasets.{dataset}.{SLICES}: a dataset of two axes has no slices; take it out")
+    for where, layer in (*general, *at_scale):
+        _mapping(layer, where)
+    return [*general, *here, *at_scale, *last], owners
+
+
+def _check_method(tree: Tree, entry: Tree, where: str) -> None:
+    """Its parts for datasets and scales: those of a dataset that was taken out of the file may stay."""
+    for dataset, part in _mapping(entry.get("datasets") or {}, f"{where}.datasets").items():
+        _mapping(part, f"{where}.datasets.{dataset}")
+        meant = [] if dataset in tree["datasets"] else get_close_matches(str(dataset), tree["datasets"], 1, 0.8)
+        if meant:
+            raise UserError(f"{FILE}: {where}.datasets: found '{dataset}', expected a dataset: '{meant[0]}'?")
+    for scale, part in _mapping(entry.get("scales") or {}, f"{where}.scales").items():
+        _choice(scale, tree["scales"], f"{where}.scales")
+        _mapping(part, f"{where}.scales.{scale}")
 
 
 def _check_applicable(layer: Tree, where: str, composed: Tree) -> None:
-    for part, drop in _not_applicable(composed).items():
-        own: Any = layer.get(part)
-        for key in sorted(drop & set(own)) if isinstance(own, dict) else ():
-            if own[key]:
-                method, discriminator = composed.get("method"), composed.get("discriminator", "none")
-                user = f"method '{method}' with discriminator '{discriminator}'"
-                found = f"found {own[key]!r}, but {user} has no use for it; take it out"
-                raise NotApplicable(f"{FILE}: {where}.{part}.{key}: {found}")
-
-
-def _not_applicable(fields: Tree) -> dict[str, set[str]]:
-    """Keys of ``features`` and of ``loss`` that belong to networks that the composed method lacks."""
-    adversarial = fields.get("discriminator", "none") != "none"
-    features = set() if adversarial else {"discriminator"}
-    loss = set() if adversarial else {"discriminator", "adversarial"}
-    if fields.get("method") == "supervised":
-        features |= {"intra_modality_reg", "cross_modality_reg", "rigid_reg"}
-        kept = {"similarity", "similarity_weight", "discriminator", "adversarial", "equivariant_adversarial"}
-        loss |= set(Loss.model_fields) - kept
-    else:
-        loss |= {"similarity_weight"}
-    return {"features": features, "loss": loss}
+    method, discriminator = composed.get("method"), composed.get("discriminator", "none")
+    user = f"method '{method}' with " + (
+        f"discriminator '{discriminator}'" if method in USES else "networks of its own (key network)"
+    )
+    for key, value in stated(layer, unused(composed)):
+        raise NotApplicable(f"{FILE}: {where}.{key}: found {value!r}, but {user} has no use for it; take it out")
 
 
 def _mapping(value: Any, where: str = "") -> Tree:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from equisynth.config import Count, Settings, Strict
 from equisynth.errors import UserError
+from equisynth.methods.base import method_options
 from equisynth.params import NotApplicable, Tree, merge, resolve
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def trial_settings(tree: Tree, experiment: str, options: SearchSettings, overrid
     """The experiment with a trial's values and the search's budget."""
     budget = {key: getattr(options, key) for key in ("epochs", "epoch_steps") if getattr(options, key) is not None}
     resolve(tree, experiment)  # an experiment that does not exist is told before overrides make an entry for it
-    return resolve(override(tree, experiment, {**overrides, **budget}), experiment)
+    return resolve(override(tree, experiment, {**overrides, **budget}), experiment, options=method_options)
 
 
 def effective_space(tree: Tree, experiment: str, options: SearchSettings) -> dict[str, Interval | Choices]:

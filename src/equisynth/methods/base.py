@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
-from pathlib import Path
-from pkgutil import iter_modules
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -18,6 +16,7 @@ from torch.optim import Optimizer
 from equisynth.config import Settings, Strict
 from equisynth.errors import UserError
 from equisynth.geometry.transforms import Affine, Image
+from equisynth.method_names import method_names
 from equisynth.validation import validate
 
 
@@ -128,6 +127,11 @@ class Method(ABC):
         """
         return validate(cls.Options, settings.network, f"{settings.experiment}: network")
 
+    @classmethod
+    def published_network(cls, settings: Settings) -> dict[str, Any] | None:
+        """``network`` by the published names, for methods with networks of their own; others have none."""
+        return None
+
     def start_epoch(self, epoch: int) -> None:  # noqa: B027 - most methods have nothing to do
         """Called before an epoch (from 1): learning rates of a schedule, and what else follows from its number."""
 
@@ -195,11 +199,15 @@ def method_class(name: str) -> type[Method]:
     Raises:
         UserError: there is no such file.
     """
-    names = {module.name for module in iter_modules([str(Path(__file__).parent)])}
-    known = sorted(names - {"base", "parts"})
+    known = method_names()
     if name not in known:
         raise UserError(f"method: found '{name}', expected one of: {', '.join(known)} (files in equisynth/methods)")
     return import_module(f"equisynth.methods.{name}").METHOD
+
+
+def method_options(name: str) -> type[Strict]:
+    """What ``network`` may hold for a method, for those who check it before they build one."""
+    return method_class(name).Options
 
 
 def build_method(settings: Settings) -> Method:

@@ -6,23 +6,18 @@ repeat bit by bit: one fixed seed, one thread.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from equisynth.config import Count, NonNegative, Positive, Strict
-from equisynth.errors import UserError
+from equisynth.preprocessing import elastix
+from equisynth.preprocessing.elastix import FloatArray, Mask, Matrix, ParameterMap
+from equisynth.preprocessing.elastix import RegistrationFailed as RegistrationFailed
 
-FloatArray = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.uint8]
-Matrix = npt.NDArray[np.float64]
-ParameterMap = dict[str, tuple[str, ...]]
 Samples = Annotated[int, Field(ge=100)]
 """Voxels drawn: in each iteration, or to estimate the sizes of steps beforehand (null: elastix's own 100000, which
 takes longer than a hundred iterations)."""
@@ -58,10 +53,6 @@ class Registration(Strict):
 
     rigid: RigidStep = RigidStep()
     bspline: BSplineStep = BSplineStep()
-
-
-class RegistrationFailed(UserError):
-    """elastix gave up on this pair of images; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +137,7 @@ def register_bspline(
 
 def rigid_map(step: RigidStep, fixed_schedule: Schedule, moving_schedule: Schedule) -> ParameterMap:
     """The published rigid step."""
-    return _strings(
+    return elastix.strings(
         {
             **_common(step, fixed_schedule, moving_schedule, outside=0.0),
             "Registration": "MultiResolutionRegistration",
@@ -166,7 +157,7 @@ def bspline_map(
     step: BSplineStep, fixed_schedule: Schedule, moving_schedule: Schedule, outside: float = OUTSIDE
 ) -> ParameterMap:
     """The published elastic step."""
-    return _strings(
+    return elastix.strings(
         {
             **_common(step, fixed_schedule, moving_schedule, outside),
             "Registration": "MultiMetricMultiResolutionRegistration",
@@ -223,18 +214,6 @@ def _common(
     }
 
 
-def _strings(parameters: Mapping[str, Any]) -> ParameterMap:
-    """As elastix wants them: each value a tuple of words."""
-
-    def word(value: Any) -> str:
-        return str(value).lower() if isinstance(value, bool) else str(value)
-
-    return {
-        key: tuple(word(v) for v in value) if isinstance(value, list | tuple) else (word(value),)
-        for key, value in parameters.items()
-    }
-
-
 # --- elastix
 
 
@@ -248,23 +227,8 @@ def _register(
     with_displacement: bool,
 ) -> Registered:
     outside = float(maps[-1]["DefaultPixelValue"][0])
-    # The modules of itk's classes, imported by themselves: through `itk.<class>` a process loads three times as much.
-    from itk import elxParameterObjectPython, itkElastixRegistrationMethodPython
-
-    method = getattr(itkElastixRegistrationMethodPython, f"itkElastixRegistrationMethodIF{fixed.ndim}IF{fixed.ndim}")
-    elastix = method.New()
-    parameters = elxParameterObjectPython.elastixParameterObject.New()
-    for parameter_map in maps:
-        parameters.AddParameterMap(parameter_map)
-    elastix.SetParameterObject(parameters)
-    elastix.SetFixedImage(_image(fixed, fixed_affine))
-    elastix.SetMovingImage(_image(moving, moving_affine))
-    if moving_mask is not None:
-        elastix.SetMovingMask(_image(moving_mask.astype(np.uint8), moving_affine))
-    elastix.SetNumberOfThreads(1)  # the order of sums depends on it
-    _run(elastix, "registration")
-    transform = elastix.GetTransformParameterObject()
-    values = _array(elastix.GetOutput())
+    found = elastix.register(fixed, fixed_affine, moving, moving_affine, maps, moving_mask=moving_mask)
+    transform, values = found.GetTransformParameterObject(), elastix.to_array(found.GetOutput())
     inside = np.ones_like(moving) if moving_mask is None else moving_mask.astype(np.float32)
     valid, displacement = _transformed(transform, inside, moving_affine, with_displacement)
     mask = (valid > 1 - 1e-6) & (values != outside)
@@ -277,63 +241,6 @@ def _transformed(
     transform: Any, values: FloatArray, affine: Matrix, with_displacement: bool
 ) -> tuple[FloatArray, FloatArray | None]:
     """An image transformed with linear interpolation, zero outside; and the displacement (n, *S) in world units."""
-    from itk import itkTransformixFilterPython
-
-    last = transform.GetNumberOfParameterMaps() - 1
-    transform.SetParameter(last, "FinalBSplineInterpolationOrder", ("1",))
-    transform.SetParameter(last, "DefaultPixelValue", ("0",))
-    transformix = getattr(itkTransformixFilterPython, f"itkTransformixFilterIF{values.ndim}").New()
-    transformix.SetMovingImage(_image(values, affine))
-    transformix.SetTransformParameterObject(transform)
-    transformix.SetComputeDeformationField(with_displacement)
-    _run(transformix, "transformation")
-    field = None
-    if with_displacement:
-        field = np.moveaxis(_array(transformix.GetOutputDeformationField()), -1, 0)
-    return _array(transformix.GetOutput()), field
-
-
-def _run(step: Any, what: str) -> None:
-    """Runs elastix or transformix in silence; whatever it writes disappears with a temporary folder."""
-    with tempfile.TemporaryDirectory() as folder:
-        step.LogToConsoleOff()
-        step.LogToFileOn()
-        step.SetOutputDirectory(folder)
-        step.SetLogFileName("elastix.log")
-        try:
-            step.UpdateLargestPossibleRegion()
-        except RuntimeError as error:
-            log = Path(folder) / "elastix.log"
-            text = log.read_text(errors="replace") if log.is_file() else str(error)
-            raise RegistrationFailed(
-                f"elastix: {what} failed ({_reason(text)}); check that both images show the same object and overlap"
-            ) from None
-
-
-def _reason(log: str) -> str:
-    """The last description of an error in elastix's log, on one line."""
-    for mark in ("Description:", "ERROR:", "exception"):
-        lines = [line.split(mark, 1)[1].strip() for line in log.splitlines() if mark in line]
-        if any(lines):
-            return " ".join([line for line in lines if line][-1].split())[:200]
-    return " ".join((log.strip().splitlines() or ["no message"])[-1].split())[:200]
-
-
-def _image(values: npt.NDArray[Any], affine: Matrix) -> Any:
-    """An itk image of values (*S), whose axes itk counts from the last, at the world positions of the affine."""
-    import itk
-
-    columns = np.asarray(affine, dtype=np.float64)[:-1, :-1][:, ::-1]
-    spacing = np.linalg.norm(columns, axis=0)
-    image = itk.image_from_array(np.ascontiguousarray(values))
-    image.SetSpacing([float(size) for size in spacing])
-    image.SetOrigin([float(position) for position in np.asarray(affine)[:-1, -1]])
-    image.SetDirection(itk.matrix_from_array(np.ascontiguousarray(columns / spacing)))
-    return image
-
-
-def _array(image: Any) -> FloatArray:
-    import itk
-
-    values: FloatArray = itk.array_from_image(image).astype(np.float32, copy=False)
-    return values
+    result = elastix.transform(transform, values, affine, order=1, outside=0, with_displacement=with_displacement)
+    field = np.moveaxis(elastix.to_array(result.GetOutputDeformationField()), -1, 0) if with_displacement else None
+    return elastix.to_array(result.GetOutput()), field

@@ -16,7 +16,7 @@ from equisynth.datasets.patches import TrainingPatches, ValidationPatches
 from equisynth.datasets.prepared import PreparedDataset
 from equisynth.description import FORMAT, Description, write_description
 from equisynth.files import atomic_folder, atomic_path, hash_json, remove, sha256, write_json
-from equisynth.methods.base import SELECTION, build_method, method_class
+from equisynth.methods.base import SELECTION, build_method, method_class, method_options
 from equisynth.model import WEIGHTS, save_weights
 from equisynth.params import read, resolve
 from equisynth.processes import Processes
@@ -43,7 +43,7 @@ def run(
 
     Of several processes all train; the main one alone writes, tracks and prints.
     """
-    settings = resolve(read(), experiment)
+    settings = resolve(read(), experiment, options=method_options)
     check_precision(precision)
     dataset = open_dataset(prepared, settings)
     version = dataset_version(prepared)

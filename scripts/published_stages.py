@@ -1,0 +1,125 @@
+"""`python scripts/published_stages.py` writes published/dvc.yaml: the published experiments as targets of `dvc repro`.
+
+It also writes their table in docs/experiments.md.
+
+The stages are those of dvc.yaml that run once per experiment, so nothing is stated twice; experiments that the default
+pipeline runs have their stages there already. Three things differ, all because DVC reads every dvc.yaml of a repository
+whatever it is asked for:
+
+- Outputs are not cached, and figures are no DVC metrics: `dvc pull` would fail and `dvc metrics show` print empty rows
+  for what was never run.
+- The source files that a stage depends on are joined by one stage per method into a file below build/: hundreds of
+  stages with their own lists would take DVC seconds, and here each experiment depends on its own method's files only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from source_imports import REPOSITORY
+from stage_dependencies import Instance, imported, parameters, stages
+
+from equisynth.files import atomic_path
+from equisynth.params import published, resolve
+
+FILE = REPOSITORY / "published" / "dvc.yaml"
+PAGE = REPOSITORY / "docs" / "experiments.md"
+BEGIN, END = "<!-- experiments:begin -->\n", "<!-- experiments:end -->"
+HEAD = """\
+# Written by `python scripts/published_stages.py` from params.yaml and dvc.yaml: change those, then run it again.
+# The published experiments, each with the stages of dvc.yaml: `dvc repro published/dvc.yaml:report@ixi-pix2pix`.
+vars:
+  - ../params.yaml:scale
+
+stages:
+"""
+# The default pipeline cannot know which of its experiments work on slices, these do: their items say `part`.
+EXACT = {
+    f"{place}.${{item.dataset}}": [f"{place}.${{item.dataset}}.{part}" for part in ("data", "training", "${item.part}")]
+    for place in ("datasets", "scales.${scale}")
+}
+
+
+def experiments() -> dict[str, dict[str, str]]:
+    """Name -> dataset, method, the method's file and the part of the dataset that it trains on."""
+    tree, items = parameters(), {}
+    for name, (dataset, method) in published(tree).items():
+        entry = tree["methods"][method]
+        on_slices = entry.get("slices") and "slices" in tree["datasets"][dataset]
+        part = "slices" if on_slices else "training"
+        items[name] = {"dataset": dataset, "method": method, "code": entry["method"], "part": part}
+    return {name: item for name, item in items.items() if name not in tree["pipeline"]}
+
+
+def text() -> str:
+    """The file's content."""
+    items = experiments()
+    per_experiment = {name: content["do"] for name, content in stages().items() if "pipeline" in content["foreach"]}
+    one_of_each = {item["code"]: (key, item) for key, item in items.items()}
+    parts, foreach = [], "&experiments\n" + "".join(f"      {key}: {_flow(item)}\n" for key, item in items.items())
+    for stage, do in per_experiment.items():
+        lists = {
+            f"{stage}-{code}": list(imported(Instance(f"{stage}@{key}", stage, key, item)))
+            for code, (key, item) in one_of_each.items()
+        }
+        code = f"{stage}-${{item.code}}"
+        if len({tuple(files) for files in lists.values()}) == 1:  # the stage knows no method
+            code, lists = stage, {stage: next(iter(lists.values()))}
+        body = yaml.safe_dump(_moved(do, f"build/code/{code}.txt"), sort_keys=False, width=1000)
+        lines = "".join(f"      {line}\n" for line in body.splitlines())
+        parts.append(f"  {stage}:\n    foreach: {foreach}    do:\n{lines}")
+        parts += [_joined(name, files) for name, files in lists.items()]
+        foreach = "*experiments\n"
+    return HEAD + "\n".join(parts)
+
+
+def _moved(do: dict[str, Any], code: str) -> dict[str, Any]:
+    """A stage of dvc.yaml as it stands one folder deeper."""
+    moved = {"wdir": "..", "cmd": do["cmd"]}
+    stated = (EXACT.get(key, [key]) for key in do.get("params", []) if key != "pipeline.${key}")
+    if keys := [key for exact in stated for key in exact]:
+        moved["params"] = keys
+    moved["deps"] = [path for path in do["deps"] if not path.startswith("src/")] + [code]
+    outputs = [path for kind in ("outs", "metrics", "plots") for path in do.get(kind, [])]
+    paths = [path if isinstance(path, str) else next(iter(path)) for path in outputs]
+    moved["outs"] = [{path: {"cache": False}} for path in paths]
+    return moved
+
+
+def _joined(name: str, files: list[str]) -> str:
+    """A stage that joins the source files of a stage, of one method where the stage knows methods."""
+    out = f"build/code/{name}.txt"
+    lines = "".join(f"      - {path}\n" for path in files)
+    head = f"  code-{name}:\n    wdir: ..\n    cmd: mkdir -p build/code && cat {' '.join(files)} > {out}\n"
+    return f"{head}    deps:\n{lines}    outs:\n      - {out}: {{cache: false}}\n"
+
+
+def _flow(item: dict[str, str]) -> str:
+    return yaml.safe_dump(item, default_flow_style=True, sort_keys=False, width=1000).strip()
+
+
+def table() -> str:
+    """All published experiments as a table in Markdown."""
+    tree = parameters()
+    lines = ["| experiment | method's file | trains on | patch | epochs | stages in |", "|---|---|---|---|---|---|"]
+    for name in published(tree):
+        settings = resolve(tree, name, "paper")
+        patch = " x ".join(map(str, settings.patch_size))
+        place = "`dvc.yaml`" if name in tree["pipeline"] else "`published/dvc.yaml`"
+        label = settings.trains_on_label
+        lines.append(f"| `{name}` | {settings.method} | {label} | {patch} | {settings.epochs} | {place} |")
+    return "\n".join(lines) + "\n"
+
+
+def page() -> str:
+    """docs/experiments.md with the table of today."""
+    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+    return before + BEGIN + table() + END + rest.split(END)[1]
+
+
+if __name__ == "__main__":
+    FILE.parent.mkdir(exist_ok=True)
+    for path, content in ((FILE, text()), (PAGE, page())):
+        with atomic_path(path) as temporary:
+            temporary.write_text(content, encoding="utf-8")
