@@ -67,8 +67,8 @@ def test_every_value_of_a_pass(file: str, dimensions: str) -> None:
     done, outputs = method.run(batch), golden / "nemar_outputs"
     outputs.check("forward_cross_modality_deformation/deformation", done.field.displacement, 1e-4)
     images = {
-        "output": done.output, "cross_modality_deformed_output": done.warped_output,
-        "cross_modality_deformed_input": done.warped_input, "output_cross_modality_deformed": done.output_of_warped,
+        "output": done.output, "cross_modality_deformed_output": done.moved,
+        "cross_modality_deformed_input": done.moved_input, "output_cross_modality_deformed": done.of_moved,
     }  # fmt: skip
     for name, image in images.items():
         outputs.check(f"{name}/volume", image.values, 1e-4)
@@ -208,7 +208,7 @@ def test_a_term_without_weight_is_not_computed(off: str, updates: list[str], ter
     method = build_method(settings(loss=WEIGHTS | {off: 0.0}))
     made = list(method.updates(random_batch()))
     assert [update.optimiser for update in made] == updates
-    found = {name.removesuffix("_warped_output").removesuffix("_output_of_warped") for name in made[-1].log}
+    found = {name.removesuffix("_of_moved").removesuffix("_moved") for name in made[-1].log}
     assert found == terms | {"loss"}
 
 

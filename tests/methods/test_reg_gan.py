@@ -107,7 +107,7 @@ def test_first_pass_and_its_power_iterations(name: str, monkeypatch: pytest.Monk
 def test_two_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     method, golden, batches = recorded(name, monkeypatch)
     method.train()
-    logs = [losses(Step(method, batch).log) for batch in batches]
+    logs = [losses(method, Step(method, batch).log) for batch in batches]
     for key in logs[0]:
         golden.check(f"loss/{key}", [log[key] for log in logs])
     for ours, theirs in STATES.items():
@@ -150,7 +150,7 @@ def test_two_epochs_with_ruled_weights(masked: bool) -> None:
     batch = fixed_batch(1, (128, 128))
     method.train()
     for expected in STATED[masked]:
-        log = losses(Step(method, batch).log)
+        log = losses(method, Step(method, batch).log)
         assert [*log.values(), validated(method, batch)] == pytest.approx(expected, rel=1e-5)
 
 
@@ -232,12 +232,16 @@ def test_published_shape() -> None:
     assert "use_masking" not in RegGan.published_network(small_settings())
 
 
-def losses(log: dict[str, float]) -> dict[str, float]:
-    """By the names of the reference."""
+def losses(method: Method, log: dict[str, float]) -> dict[str, float]:
+    """By the names of the reference, which logs them weighted."""
+    assert isinstance(method, RegGan)
+    weights = method.chosen
     return {
-        "similarity": log["similarity"], "smoothness": log["smoothness"], "generator_gan": log["adversarial"],
-        "discriminator_gan": log["discriminator_real"] + log["discriminator_fake"],
-    }  # fmt: skip
+        "similarity": weights.similarity_weight * log["similarity"],
+        "smoothness": weights.smoothness_weight * log["smoothness"],
+        "generator_gan": weights.adversarial_weight * log["adversarial"],
+        "discriminator_gan": weights.adversarial_weight * (log["discriminator_real"] + log["discriminator_fake"]),
+    }
 
 
 @torch.no_grad()

@@ -37,16 +37,16 @@ class Pass:
         return Field(integrate_velocity(velocity))
 
     @cached_property
-    def warped_input(self) -> Image:
+    def moved_input(self) -> Image:
         """x∘φ"""
         return self.input.warp(self.field)
 
     @cached_property
     def _outputs(self) -> tuple[Image, Image]:
         """F(x) and F(x∘φ) in one call of F."""
-        both = self.networks["i2i"](torch.cat([self.input.values, self.warped_input.values])).float()
+        both = self.networks["i2i"](torch.cat([self.input.values, self.moved_input.values])).float()
         plain, warped = both.chunk(2)
-        return Image(plain, self.input.mask), Image(warped, self.warped_input.mask)
+        return Image(plain, self.input.mask), Image(warped, self.moved_input.mask)
 
     @property
     def output(self) -> Image:
@@ -54,12 +54,12 @@ class Pass:
         return self._outputs[0]
 
     @property
-    def output_of_warped(self) -> Image:
+    def of_moved(self) -> Image:
         """F(x∘φ): moved first, then translated"""
         return self._outputs[1]
 
     @cached_property
-    def warped_output(self) -> Image:
+    def moved(self) -> Image:
         """F(x)∘φ: translated first, then moved"""
         return self.output.warp(self.field)
 
@@ -155,13 +155,13 @@ class NemarEquivariant(Method):
     def _similarity(self, done: Pass) -> Tensor:
         """d(y, F(x)∘φ) + d(y, F(x∘φ))"""
         kind = self.settings.loss.similarity
-        orders = done.warped_output, done.output_of_warped
+        orders = done.moved, done.of_moved
         return torch.stack([dissimilarity(done.label, order, kind) for order in orders]).sum()
 
     def _shown(self, done: Pass) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """What D is shown: the condition, a real and both fake images, all but the first zero where one is invalid."""
-        mask = done.label.comparison_mask(done.output_of_warped)
-        fakes = {"warped_output": done.warped_output, "output_of_warped": done.output_of_warped}
+        mask = done.label.comparison_mask(done.of_moved)
+        fakes = {"moved": done.moved, "of_moved": done.of_moved}
         shown = {name: image.values * mask for name, image in fakes.items()}
         return done.input.values, done.label.values * mask, shown
 

@@ -158,20 +158,23 @@ class RegGan(Method):
         done = self.registered(batch)
         with frozen(self.networks["discriminator"]) as network:
             judged = network(self._shown(batch, done.output))
+        weights = self.chosen
         terms = {
-            "similarity": self.chosen.similarity_weight * self._similarity(batch, done),
-            "adversarial": self.chosen.adversarial_weight * judgement(judged, real=True),
-            "smoothness": self.chosen.smoothness_weight * smoothness(done.flow),
+            "similarity": (weights.similarity_weight, self._similarity(batch, done)),
+            "adversarial": (weights.adversarial_weight, judgement(judged, real=True)),
+            "smoothness": (weights.smoothness_weight, smoothness(done.flow)),
         }
-        return _update("generator", terms)
+        total = torch.stack([weight * value for weight, value in terms.values()]).sum()
+        log = {name: value.detach() for name, (_, value) in terms.items()}
+        return Update("generator", total, log | {"loss": total.detach()})
 
     def _discriminator_update(self, batch: Batch, output: Tensor) -> Update:
         network, weight = self.networks["discriminator"], self.chosen.adversarial_weight
         # Fake first: each pass advances D's power iterations.
         on_fake = judgement(network(self._shown(batch, output)), real=False)
         on_real = judgement(network(self._shown(batch, batch.label.values)), real=True)
-        terms = {"discriminator_fake": weight * on_fake, "discriminator_real": weight * on_real}
-        return _update("discriminator", terms)
+        log = {"discriminator_fake": on_fake.detach(), "discriminator_real": on_real.detach()}
+        return Update("discriminator", weight * (on_fake + on_real), log)
 
     def _similarity(self, batch: Batch, done: Registered) -> Tensor:
         error = (done.moved - batch.label.values).abs()
@@ -190,12 +193,6 @@ def judgement(logits: Logits, real: bool) -> Tensor:
 def smoothness(flow: Tensor) -> Tensor:
     """Mean squared difference of neighbours along rows plus that along columns, of (B, 2, H, W)."""
     return flow.diff(dim=2).square().mean() + flow.diff(dim=3).square().mean()
-
-
-def _update(optimiser: str, terms: dict[str, Tensor]) -> Update:
-    """Minimises the sum of weighted terms and logs each."""
-    total = torch.stack(list(terms.values())).sum()
-    return Update(optimiser, total, {name: value.detach() for name, value in terms.items()})
 
 
 def _check_sizes(settings: Settings, options: RegGanOptions) -> None:
