@@ -15,18 +15,16 @@ from equisynth.config import Intensity
 from equisynth.datasets.prepared import DatasetInfo, PreparedDataset, write_case, write_info
 from equisynth.errors import UserError
 from equisynth.evaluation import full_valid
+from equisynth.evaluation.affine_registration import AffineRegistration, affine_map, warped
 from equisynth.evaluation.full_valid import (
-    AffineRegistration,
     FullValidSettings,
     Tile,
-    affine_map,
     evaluate,
     full_valid_starts,
     grey,
     is_full_valid,
     measure_tile,
     register,
-    warped,
 )
 from equisynth.preprocessing.elastix import RegistrationFailed
 from equisynth.work import remembered

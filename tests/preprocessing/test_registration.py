@@ -190,7 +190,10 @@ def reduction(case: str, voxel: float, settings: Registration) -> float:
     # White noise smoothed over the same millimetres leaves a field as strong as at the published voxel size.
     published = float(np.sqrt(0.9375 * 0.9375 * 1.25 / voxel**3))
     preparation = IxiPreparation(
-        body_mask_closing=3, evaluation_dilation=2, deformation=Deformation(velocity_std_mm=200.0 * published)
+        body_mask_closing=3,
+        evaluation_dilation=2,
+        deformation=Deformation(velocity_std_mm=200.0 * published),
+        registration=None,  # that is what is tried here
     )
     arrays, _ = prepare_case(scans, case, preparation, source.voxel_size)
     affine = np.diag([*source.voxel_size, 1.0])

@@ -1,0 +1,265 @@
+"""Predictions of slides, tile by tile, against a label registered affinely to each tile (spec: evaluation, staining).
+
+Sections before and after staining differ by more than one smooth field would tell, so each tile gets its own affine
+map. It follows from input and label alone: what was found is kept in plain files and serves every model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from equisynth.config import Count, Strict
+from equisynth.datasets.intensity import valid_mask
+from equisynth.datasets.prepared import PreparedDataset
+from equisynth.datasets.tiles import patch_starts, window
+from equisynth.errors import UserError
+from equisynth.evaluation.affine_registration import (
+    BINS,
+    SEED,
+    SHRINK,
+    SMOOTHING,
+    AffineRegistration,
+    affine_map,
+    warped,
+)
+from equisynth.evaluation.aligned import Measures, measure
+from equisynth.files import hash_json
+from equisynth.parallel import Workers
+from equisynth.preprocessing.elastix import RegistrationFailed
+from equisynth.work import Arrays, Remember, anew, remembered
+
+FloatArray = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.uint8]
+Picture = npt.NDArray[np.uint8]
+Start = tuple[int, ...]
+Prediction = Callable[[str], npt.NDArray[Any]]
+
+CERTAIN = 1 - 1e-5
+"""A warped mask above this has read valid pixels alone."""
+FAILURE = "failure"
+
+
+class FullValidSettings(Strict):
+    """``evaluation.full_valid``. Defaults: as published.
+
+    Attributes:
+        tile, stride: in pixels.
+        min_input_share: of valid pixels; a tile with less shows no tissue.
+        jobs: processes (-1: one per core).
+    """
+
+    tile: Annotated[int, Field(ge=32)] = 512
+    stride: Count = 256
+    min_input_share: Annotated[float, Field(ge=0, le=1)] = 0.05
+    registration: AffineRegistration = AffineRegistration()
+    jobs: int = -1
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tile of a case: pictures (P, P, C) and valid masks (P, P)."""
+
+    input: Picture
+    label: Picture
+    input_mask: Mask
+    label_mask: Mask
+
+
+# --- tiles
+
+
+def read_tile(dataset: PreparedDataset, case: str, start: Start, side: int) -> Tile:
+    """A tile of the input and the unregistered label."""
+    place, n_dims = window(start, (side, side)), dataset.info.n_dims
+    pictures = {role: np.asarray(dataset.image(case, role)[place]) for role in ("input", "label")}
+    masks = {}
+    for role, picture in pictures.items():
+        stored = dataset.mask(case, role)
+        valid = valid_mask(None if stored is None else stored[place], picture, n_dims, dataset.info.invalid_at_or_below)
+        masks[role] = np.ones(picture.shape[:n_dims], np.uint8) if valid is None else valid.astype(np.uint8)
+    return Tile(pictures["input"], pictures["label"], masks["input"], masks["label"])
+
+
+def is_full_valid(tile: Tile, min_input_share: float) -> bool:
+    """Whether a tile is measured: enough of the input is valid, and all of the label."""
+    return bool(tile.label_mask.all()) and float(tile.input_mask.mean()) >= min_input_share
+
+
+def full_valid_starts(dataset: PreparedDataset, case: str, settings: FullValidSettings) -> list[Start]:
+    """First pixels of a case's tiles that are measured; tiles that stick out are left out."""
+    shape, side = dataset.shape(case), settings.tile
+    if min(shape) < side:
+        return []
+    starts: Iterable[Start] = patch_starts(shape, (side, side), (settings.stride, settings.stride), include_last=False)
+    mask = dataset.mask(case, "label")
+    if mask is not None:  # glass around the tissue: no picture is read there
+        starts = (s for s in starts if mask[window(s, (side, side))].all())
+    return [s for s in starts if is_full_valid(read_tile(dataset, case, s, side), settings.min_input_share)]
+
+
+# --- registration
+
+
+def grey(picture: Picture) -> FloatArray:
+    """The mean of the channels / 255, (P, P)."""
+    result: FloatArray = picture.mean(axis=-1, dtype=np.float32) / np.float32(255)
+    return result
+
+
+def found_map(tile: Tile, settings: AffineRegistration, cache: Path, name: str) -> npt.NDArray[np.float64]:
+    """The affine map of a tile, from the cache or found now.
+
+    Raises:
+        RegistrationFailed: it fails, or failed before.
+    """
+    seen = [hashlib.sha256(np.ascontiguousarray(picture).data).hexdigest() for picture in (tile.input, tile.label)]
+    key = hash_json([seen, tile.input.shape, settings.model_dump(mode="json"), SHRINK, SMOOTHING, BINS, SEED])
+
+    def find() -> Arrays:
+        try:
+            return {"affine": affine_map(grey(tile.input), grey(tile.label), settings)}
+        except RegistrationFailed as error:
+            return {FAILURE: np.array(str(error))}
+
+    found = remembered(cache)(f"{name}-{key}", find)
+    if FAILURE in found:
+        raise RegistrationFailed(str(found[FAILURE]))
+    return found["affine"]
+
+
+def register(
+    dataset: PreparedDataset, split: str, settings: FullValidSettings, cache: Path, part: tuple[int, int] = (1, 1)
+) -> dict[str, str]:
+    """Finds the maps of a split's tiles that are not in the cache yet, in parallel; reasons of those that fail.
+
+    Args:
+        cache: folder of the maps; those of several machines are merged by laying their files into one.
+        part: (k, n): of all tiles in their order, the k-th of each n.
+
+    Raises:
+        UserError: there is no such part.
+    """
+    number, count = part
+    if not 1 <= number <= count:
+        raise UserError(f"part {number}/{count}: expected a number from 1 to {count}, such as 1/{count}")
+    cases = sorted(dataset.cases(split))
+    tasks = [(case, start) for case in cases for start in full_valid_starts(dataset, case, settings)]
+    with Workers(settings.jobs) as workers:
+        results = list(workers.map(partial(_register_one, dataset, settings, cache), tasks[number - 1 :: count]))
+    return dict(sorted((name, failure) for name, failure in results if failure is not None))
+
+
+def _register_one(
+    dataset: PreparedDataset, settings: FullValidSettings, cache: Path, task: tuple[str, Start]
+) -> tuple[str, str | None]:
+    case, start = task
+    try:
+        found_map(read_tile(dataset, case, start, settings.tile), settings.registration, cache, tile_name(case, start))
+    except RegistrationFailed as error:
+        return tile_name(case, start), str(error)
+    return tile_name(case, start), None
+
+
+def tile_name(case: str, start: Start) -> str:
+    """Of a tile, in messages and of files."""
+    return f"{case}/{'-'.join(map(str, start))}"
+
+
+# --- measures
+
+
+def evaluate(
+    dataset: PreparedDataset,
+    split: str,
+    prediction: Prediction,
+    settings: FullValidSettings,
+    cache: Path,
+    remember: Remember = anew,
+) -> dict[str, Any]:
+    """Measures a model's predictions per case and pooled over all full-valid tiles of a split.
+
+    Args:
+        prediction: case -> (rows, columns, C), raw units; it is sent to other processes.
+        cache: folder of the maps; those not there yet are found first.
+        remember: may know a case, ``full_valid/<split>/<case>``, from an interrupted run; sent likewise.
+
+    Returns:
+        ``{"split", "tiles", "failures": {tile: reason}, "cases": {case: {mae, mse, psnr, ssim, nmi, tiles}},
+        "pooled": {mae, mse, psnr, ssim, nmi}}``.
+    """
+    register(dataset, split, settings, cache)
+    signal_range = dataset.info.label.signal_range
+    with Workers(settings.jobs) as workers:
+        one = partial(_remembered_case, dataset, split, prediction, settings, cache, remember)
+        measured = dict(workers.map(one, sorted(dataset.cases(split))))
+    pooled, failures = Measures(), dict[str, str]()
+    cases: dict[str, Any] = {}
+    for case, arrays in sorted(measured.items()):
+        count, failed = int(arrays.pop("count")), arrays.pop("failures")
+        found = Measures.from_arrays(arrays)
+        cases[case] = found.summary(signal_range) | {"tiles": count}
+        failures |= dict(failed.tolist())
+        pooled += found
+    tiles = sum(case["tiles"] for case in cases.values())
+    return {
+        "split": split, "tiles": tiles, "failures": failures, "cases": cases, "pooled": pooled.summary(signal_range)
+    }  # fmt: skip
+
+
+def _remembered_case(
+    dataset: PreparedDataset,
+    split: str,
+    prediction: Prediction,
+    settings: FullValidSettings,
+    cache: Path,
+    remember: Remember,
+    case: str,
+) -> tuple[str, Arrays]:
+    def compute() -> Arrays:
+        return measure_case(dataset, case, prediction(case), settings, cache)
+
+    return case, remember(f"full_valid/{split}/{case}", compute)
+
+
+def measure_case(
+    dataset: PreparedDataset, case: str, prediction: npt.NDArray[Any], settings: FullValidSettings, cache: Path
+) -> Arrays:
+    """All tiles of a case: the sums of `Measures`, ``count`` of tiles, ``failures`` (N, 2): tile, reason."""
+    total, failures, count = Measures(), [], 0
+    evaluation, side = dataset.mask(case, "evaluation"), settings.tile
+    for start in full_valid_starts(dataset, case, settings):
+        tile, place = read_tile(dataset, case, start, side), window(start, (side, side))
+        try:
+            affine = found_map(tile, settings.registration, cache, tile_name(case, start))
+        except RegistrationFailed as error:
+            failures.append((tile_name(case, start), str(error)))
+            continue
+        inside = None if evaluation is None else np.asarray(evaluation[place])
+        total += measure_tile(tile, affine, np.asarray(prediction[place]), inside, dataset.info.label.signal_range)
+        count += 1
+    return total.to_arrays() | {"count": np.array(count), "failures": np.array(failures, dtype=str).reshape(-1, 2)}
+
+
+def measure_tile(
+    tile: Tile,
+    affine: npt.NDArray[np.float64],
+    prediction: npt.NDArray[Any],
+    evaluation: Mask | None,
+    signal_range: float,
+) -> Measures:
+    """A prediction (P, P, C) against the label after its affine map, where that read valid pixels alone."""
+    label = np.stack([warped(channel, affine) for channel in np.moveaxis(tile.label, -1, 0)], axis=-1)
+    label_mask = (warped(tile.label_mask, affine) > CERTAIN).astype(np.uint8)
+    image = tile.input.astype(np.float32)
+    return measure(
+        image, prediction.astype(np.float32), label, tile.input_mask, label_mask, evaluation, 2, signal_range
+    )

@@ -1,0 +1,274 @@
+"""Predictions against labels that were registered around random locations (spec: evaluation, cermep).
+
+At each location the registered label counts with a Gaussian weight of the distance. Registrations depend on no model:
+`register` finds them, all or one machine's part of them, and keeps them; `evaluate` then only reads them. Parts that
+several machines found are merged by laying their files into one folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from equisynth.config import Count, Positive, Strict
+from equisynth.datasets.prepared import PreparedDataset
+from equisynth.datasets.randomness import named_random_state
+from equisynth.errors import UserError
+from equisynth.evaluation.local_registration import (
+    FAILURE,
+    LocalRegistration,
+    Surroundings,
+    found_transformation,
+    squared_distance,
+    surroundings,
+    warped_label,
+)
+from equisynth.evaluation.weighted import WeightedMeasures, measure, valid_content
+from equisynth.parallel import Workers
+from equisynth.preprocessing.elastix import FloatArray, Mask, RegistrationFailed
+from equisynth.work import Arrays, Remember, anew
+
+NEEDED = ("label_native", "label_native_body_mask", "input_body_mask")
+Location = tuple[int, ...]
+Prediction = Callable[[str], npt.NDArray[Any]]
+KeepErrors = Callable[[str, FloatArray], None]
+
+
+class RegisteredSettings(Strict):
+    """``evaluation.registered``. Defaults: as published.
+
+    Attributes:
+        locations: per case.
+        seed: a case's locations follow from this and its name; more locations begin with the same ones.
+        weight_std_mm: standard deviation of the Gaussian weight.
+        symmetric_bodies: leave out also where the label alone shows body (published: only where the input alone does).
+        jobs: processes (-1: one per core).
+    """
+
+    locations: Count = 20
+    seed: int = 0
+    weight_std_mm: Positive = 30.0
+    symmetric_bodies: bool = False
+    registration: LocalRegistration = LocalRegistration()
+    jobs: int = -1
+
+
+@dataclass(frozen=True)
+class Registrations:
+    """What `register` did: locations whose transformation is there, and reasons of those that failed, by name."""
+
+    found: int
+    failures: dict[str, str]
+
+
+# --- locations
+
+
+def draw_locations(
+    body: Mask, invalid: Sequence[Mask | None], count: int, state: np.random.RandomState
+) -> list[Location]:
+    """Voxels of a body mask (*S) outside of all invalid regions, uniformly, without replacement; all if too few."""
+    allowed = np.asarray(body) > 0
+    for region in invalid:
+        if region is not None:
+            allowed &= np.asarray(region) == 0
+    places = np.flatnonzero(allowed)
+    chosen = state.permutation(places.size)[:count]
+    return [tuple(int(i) for i in np.unravel_index(place, allowed.shape)) for place in places[chosen]]
+
+
+def case_locations(dataset: PreparedDataset, case: str, settings: RegisteredSettings) -> list[Location]:
+    """The locations of a case; they follow from the seed, its name and its masks."""
+    body = dataset.region(case, "input_body")
+    assert body is not None
+    regions = [dataset.region(case, f"{role}_invalid_region") for role in ("input", "label")]
+    return draw_locations(body, regions, settings.locations, named_random_state(settings.seed, "locations", case))
+
+
+def lacking(dataset: PreparedDataset, split: str) -> str | None:
+    """Why a split cannot be evaluated so; None: it can."""
+    for case in sorted(dataset.cases(split)):
+        missing = [role for role in NEEDED if not dataset.has(case, role)]
+        if missing:
+            return f"{case} has no {' and no '.join(missing)}"
+    return None
+
+
+# --- registrations
+
+
+def register(
+    dataset: PreparedDataset, split: str, settings: RegisteredSettings, cache: Path, part: tuple[int, int] = (1, 1)
+) -> Registrations:
+    """Finds the transformations of a split's locations that are not in the cache yet, in parallel processes.
+
+    Args:
+        cache: folder of the transformations.
+        part: (k, n): of all locations in their order, the k-th of each n.
+
+    Raises:
+        UserError: there is no such part, or the split has no such labels.
+    """
+    number, count = part
+    if not 1 <= number <= count:
+        raise UserError(f"part {number}/{count}: expected a number from 1 to {count}, such as 1/{count}")
+    reason = lacking(dataset, split)
+    if reason is not None:
+        raise UserError(f"{dataset.folder}: {reason}; nothing can be registered around locations")
+    tasks = [
+        (case, place) for case in sorted(dataset.cases(split)) for place in case_locations(dataset, case, settings)
+    ]
+    tasks = tasks[number - 1 :: count]
+    failures = {}
+    with Workers(settings.jobs) as workers:
+        for name, failure in workers.map(partial(_register_one, dataset, settings, cache), tasks):
+            if failure is not None:
+                failures[name] = failure
+    return Registrations(len(tasks) - len(failures), dict(sorted(failures.items())))
+
+
+def _register_one(
+    dataset: PreparedDataset, settings: RegisteredSettings, cache: Path, task: tuple[str, Location]
+) -> tuple[str, str | None]:
+    case, location = task
+    try:
+        _transformation(dataset, case, location, settings, cache)
+    except RegistrationFailed as error:
+        return location_name(case, location), str(error)
+    return location_name(case, location), None
+
+
+def _transformation(
+    dataset: PreparedDataset, case: str, location: Location, settings: RegisteredSettings, cache: Path
+) -> tuple[Surroundings, Arrays]:
+    """What lies around a location, and the transformation there.
+
+    Raises:
+        RegistrationFailed: it failed, now or before.
+    """
+    around, air = surroundings(dataset, case, location, settings.registration), dataset.info.label.background
+    found = found_transformation(around, settings.registration, air, cache, location_name(case, location))
+    if FAILURE in found:
+        raise RegistrationFailed(str(found[FAILURE]))
+    return around, found
+
+
+def location_name(case: str, location: Location) -> str:
+    return f"{case}/{'-'.join(map(str, location))}"
+
+
+# --- measures
+
+
+def evaluate(
+    dataset: PreparedDataset,
+    split: str,
+    prediction: Prediction,
+    settings: RegisteredSettings,
+    cache: Path,
+    remember: Remember = anew,
+    keep_errors: KeepErrors | None = None,
+) -> dict[str, Any]:
+    """Measures a model's predictions per case and pooled over all locations of a split.
+
+    Args:
+        prediction: case -> (*S), raw units; it is sent to other processes.
+        cache: folder of the transformations; those not there yet are found first.
+        remember: may know a case, ``registered/<split>/<case>``, from an interrupted run; sent likewise.
+        keep_errors: takes each case and its error volume (*S): the sum over locations of weighted absolute errors.
+
+    Returns:
+        ``{"split", "locations", "failures": {location: reason}, "cases": {case: {mae, mse, me, psnr, ssim, locations}},
+        "pooled": {mae, mse, me, psnr, ssim}}``; without a label on its own grid ``{"split", "computed", "reason"}``.
+    """
+    reason = lacking(dataset, split)
+    if reason is not None:
+        return {"split": split, "computed": False, "reason": reason}
+    register(dataset, split, settings, cache)
+    signal_range = dataset.info.label.signal_range
+    measured: dict[str, Arrays] = {}
+    with Workers(settings.jobs) as workers:
+        measure = partial(_remembered_case, dataset, split, prediction, settings, cache, remember)
+        for case, arrays in workers.map(measure, sorted(dataset.cases(split))):
+            measured[case] = arrays
+            if keep_errors is not None:
+                keep_errors(case, arrays.pop("errors"))
+    pooled, failures = WeightedMeasures(), dict[str, str]()
+    cases: dict[str, Any] = {}
+    for case, arrays in sorted(measured.items()):
+        found = WeightedMeasures.from_array(arrays["sums"])
+        cases[case] = found.summary(signal_range) | {"locations": int(arrays["count"])}
+        failures |= dict(arrays["failures"].tolist())
+        pooled += found
+    return {
+        "split": split,
+        "locations": sum(int(arrays["count"]) for arrays in measured.values()),
+        "failures": failures,
+        "cases": cases,
+        "pooled": pooled.summary(signal_range),
+    }
+
+
+def _remembered_case(
+    dataset: PreparedDataset,
+    split: str,
+    prediction: Prediction,
+    settings: RegisteredSettings,
+    cache: Path,
+    remember: Remember,
+    case: str,
+) -> tuple[str, Arrays]:
+    def compute() -> Arrays:
+        return measure_case(dataset, case, prediction(case), settings, cache)
+
+    return case, remember(f"registered/{split}/{case}", compute)
+
+
+def measure_case(
+    dataset: PreparedDataset, case: str, prediction: npt.NDArray[Any], settings: RegisteredSettings, cache: Path
+) -> Arrays:
+    """All locations of a case, one after the other.
+
+    Args:
+        prediction: (*S), raw units.
+
+    Returns:
+        ``sums`` (4, 2) of `WeightedMeasures`; ``count`` of locations; ``failures`` (N, 2): location, reason;
+        ``errors`` (*S) float32.
+    """
+    affine, label = dataset.affine(case), dataset.info.label
+    body, evaluation = dataset.region(case, "input_body"), dataset.mask(case, "evaluation")
+    assert body is not None
+    total, failures, count = WeightedMeasures(), [], 0
+    errors = np.zeros(dataset.shape(case), np.float64)
+    for location in case_locations(dataset, case, settings):
+        try:
+            around, transformation = _transformation(dataset, case, location, settings, cache)
+            registered = warped_label(around, transformation, label.background)
+        except RegistrationFailed as error:
+            failures.append((location_name(case, location), str(error)))
+            continue
+        box = around.box
+        comparable = valid_content(np.asarray(body[box]), registered, settings.symmetric_bodies)
+        weights = np.exp(-squared_distance(affine, location, box) / (2 * settings.weight_std_mm**2))
+        weights *= (around.ball > 0) & (comparable > 0)
+        if evaluation is not None:
+            weights *= np.asarray(evaluation[box]) > 0
+        found, absolute = measure(
+            registered.values, np.asarray(prediction[box]), comparable, weights, label.signal_range
+        )
+        total += found
+        errors[box] += absolute
+        count += 1
+    return {
+        "sums": total.to_array(),
+        "count": np.array(count),
+        "failures": np.array(failures, dtype=str).reshape(-1, 2),
+        "errors": errors.astype(np.float32),
+    }
