@@ -29,9 +29,11 @@ def rows(evaluation: dict[str, Any], experiment: str) -> Iterator[str]:
     compared = {f"**`{experiment}`**": tested["pooled"]}
     compared |= {NAMES.get(name, name): values for name, values in evaluation["references"].items()}
     for name, values in compared.items():
-        figures = (f"{values[key]:{form}}" for key, form in (("mae", ".3g"), ("psnr", ".1f"), ("ssim", ".3f")))
+        digits = ".0f" if values["mae"] >= 100 else "#.3g"
+        figures = (f"{values[key]:{form}}" for key, form in (("mae", digits), ("psnr", ".1f"), ("ssim", ".3f")))
         yield f"| {name} | {' | '.join(figures)} |"
-    yield f"| *{len(tested['cases'])} cases, against the {LABELS[tested['label']]}* | | | |"
+    count = len(tested["cases"])
+    yield f"| *{count} {'case' if count == 1 else 'cases'}, against the {LABELS[tested['label']]}* | | | |"
 
 
 def table(reports: Path) -> str:

@@ -120,7 +120,7 @@ def test_figures_of_every_evaluated_experiment_stand_in_the_readme(tmp_path: Pat
     text = readme.read_text()
     assert text.startswith("before\n<!-- figures:begin -->\n")
     assert text.endswith("FID: not computed (no weights).\n<!-- figures:end -->\nafter\n")
-    assert "| **`ct-one`** | 12.3 | 20.1 | 0.700 |\n| best lookup table of intensities | 0.5 | 20.1 | 0.700 |" in text
+    assert "| **`ct-one`** | 12.3 | 20.1 | 0.700 |\n| best lookup table of intensities | 0.500 | 20.1 | 0.700 |" in text
     assert "**`mr-two`**" in text
     assert "2 cases, against the label that elastix registered" in text
     assert "old" not in text

@@ -148,7 +148,14 @@ class MemoryDataset:
         return self.masks.get(case)
 
 
-def settings_for(patch: tuple[int, ...], **changes: Any) -> SimpleNamespace:
+class FakeSettings(SimpleNamespace):
+    """What patches read of settings, and no more."""
+
+    def model_copy(self, update: dict[str, Any]) -> FakeSettings:
+        return FakeSettings(**{**vars(self), **update})
+
+
+def settings_for(patch: tuple[int, ...], **changes: Any) -> FakeSettings:
     values: dict[str, Any] = {
         "patch_size": patch, "training_stride": patch, "label_role": "label", "trains_on_label": "deformed",
         "batch_size": 2, "epoch_steps": None, "paired": True, "transformations_per_sample": 1,
@@ -156,7 +163,7 @@ def settings_for(patch: tuple[int, ...], **changes: Any) -> SimpleNamespace:
         "input_noise_std_range": (0.0, 0.1), "label_noise_std_range": None,
         "random_transformation": RandomTransformation(rotation_degrees=(-20.0, 20.0), translation=(-2.0, 2.0)),
     }  # fmt: skip
-    return SimpleNamespace(**{**values, **changes})
+    return FakeSettings(**{**values, **changes})
 
 
 def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
@@ -205,6 +212,16 @@ def test_validation_is_one_fixed_variant() -> None:
     patches.set_epoch(7)
     assert all(same(patches[k], item) for k, item in enumerate(before))
     assert not same(before[0], TrainingPatches(dataset, settings, "validate", 3)[0])
+
+
+def test_validation_pairs_are_transformed_as_one() -> None:
+    """Also where training draws input and label apart, each with its own transformation."""
+    dataset = MemoryDataset([(12, 14), (16, 10), (9, 9)])
+    settings = settings_for((4, 4), paired=False, transformations_per_sample=2)
+    assert TrainingPatches(dataset, settings, "train", 3)[0]["random_affine"].shape == (2, 3, 3)
+    patches = ValidationPatches(dataset, settings, "validate", 3)
+    assert patches.label_order is None
+    assert patches[0]["random_affine"].shape == (3, 3)
 
 
 def test_epoch_steps_limit_an_epoch() -> None:
