@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from equisynth.config import NonNegative, Settings, Strict
 from equisynth.losses import masked_error
 from equisynth.methods import gan_parts
-from equisynth.methods.base import SELECTION, Batch, Update, frozen
+from equisynth.methods.base import Batch, Update, frozen
 from equisynth.methods.image_pool import ImagePool
 
 LABEL, INPUT = "label", "input"
@@ -99,12 +99,6 @@ class CycleGan(gan_parts.GanMethod):
             cycled = {side: image * valid[side] for side, image in cycled.items()}
         yield self._generator_update(real, fake, cycled)
         yield self._discriminator_update(real, fake)
-
-    def validation(self, batch: Batch) -> dict[str, Tensor]:
-        """Mean absolute error of the translation."""
-        batch = gan_parts.augmented(self.settings, batch)
-        output = self.networks["i2i"](batch.input.values)
-        return {SELECTION: gan_parts.similarity_to_label(batch, output, self.chosen.masked)}
 
     @staticmethod
     def predictor(settings: Settings) -> nn.Module:

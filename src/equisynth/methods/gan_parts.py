@@ -17,7 +17,7 @@ from torch.optim import Adam
 from equisynth.config import Count, NonNegative, Settings, Strict
 from equisynth.errors import UserError
 from equisynth.losses import masked_error
-from equisynth.methods.base import Batch, Method
+from equisynth.methods.base import SELECTION, Batch, Method
 from equisynth.networks.gan_layers import FinalActivation, Initialisation, Norm, adversarial_loss, initialise
 from equisynth.networks.patch_discriminator import PatchDiscriminator, PixelDiscriminator
 from equisynth.networks.residual_generator import ResidualGenerator
@@ -91,13 +91,9 @@ class GanMethod(Method):
     def published_network(cls, settings: Settings) -> dict[str, Any]:
         """The options in the shape of the published configurations, with what follows from data and settings."""
         options = cls.options(settings)
-        entry = options.model_dump(mode="json", by_alias=True, exclude={"dropout", "decay_share"})
-        if options.use_masking is None:
-            del entry["use_masking"]
         falling = decay_epochs(settings, options.decay_share)
         return {
-            **entry,
-            **published_sizes(settings),
+            **published_entry(settings, options, {"dropout", "decay_share"}),
             "no_dropout": not options.dropout,
             "lr": settings.learning_rate.generator,
             "n_epochs": settings.epochs - falling,
@@ -110,6 +106,12 @@ class GanMethod(Method):
         for optimiser in self.optimisers.values():
             for group in optimiser.param_groups:
                 group["lr"] = rate
+
+    def validation(self, batch: Batch) -> dict[str, Tensor]:
+        """Mean absolute error of the translation."""
+        batch = augmented(self.settings, batch)
+        output = self.networks["i2i"](batch.input.values)
+        return {SELECTION: similarity_to_label(batch, output, self.chosen.masked)}
 
     @staticmethod
     def translate(network: nn.Module, values: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -194,10 +196,18 @@ def learning_rate(settings: Settings, share: float, epoch: int) -> float:
     return settings.learning_rate.generator * (1 - passed / (falling + 1))
 
 
-def published_sizes(settings: Settings) -> dict[str, int]:
-    """Channels, and the axis that slices lack, by their published names."""
-    sizes = {"input_nc": settings.data.input.channels, "output_nc": settings.data.label.channels}
-    return sizes | ({"squeeze_dim": settings.data.n_dims - 1} if settings.slices else {})
+def published_entry(settings: Settings, options: Strict, left_out: set[str]) -> dict[str, Any]:
+    """Options, channels, and the axis that slices lack, by their published names.
+
+    Args:
+        options: with ``use_masking``, which is not stated where it is none.
+        left_out: names of options that the published configurations lack or state otherwise.
+    """
+    entry = options.model_dump(mode="json", by_alias=True, exclude=left_out)
+    if entry["use_masking"] is None:
+        del entry["use_masking"]
+    entry |= {"input_nc": settings.data.input.channels, "output_nc": settings.data.label.channels}
+    return entry | ({"squeeze_dim": settings.data.n_dims - 1} if settings.slices else {})
 
 
 def check_two_dimensional(settings: Settings) -> None:

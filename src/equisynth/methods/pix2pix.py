@@ -11,7 +11,7 @@ from torch import Tensor, cat, nn
 from equisynth.config import NonNegative, Settings, Strict
 from equisynth.losses import masked_error
 from equisynth.methods import gan_parts
-from equisynth.methods.base import SELECTION, Batch, Update, frozen
+from equisynth.methods.base import Batch, Update, frozen
 
 
 class Pix2PixOptions(gan_parts.GanOptions):
@@ -59,12 +59,6 @@ class Pix2Pix(gan_parts.GanMethod):
         total = fooled + difference
         log = {"adversarial": fooled.detach(), "l1": difference.detach(), "loss": total.detach()}
         yield Update("generator", total, log)
-
-    def validation(self, batch: Batch) -> dict[str, Tensor]:
-        """Mean absolute error of the translation."""
-        batch = gan_parts.augmented(self.settings, batch)
-        output = self.networks["i2i"](batch.input.values)
-        return {SELECTION: gan_parts.similarity_to_label(batch, output, self.chosen.masked)}
 
     @staticmethod
     def predictor(settings: Settings) -> nn.Module:

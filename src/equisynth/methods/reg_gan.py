@@ -94,10 +94,8 @@ class RegGan(Method):
     def published_network(cls, settings: Settings) -> dict[str, Any]:
         """The options in the shape of the published configurations, with what follows from data and patches."""
         options = cls.options(settings)
-        entry = options.model_dump(mode="json", by_alias=True, exclude={"generator_width", "discriminator_width"})
-        if options.use_masking is None:
-            del entry["use_masking"]
-        return {**entry, **gan_parts.published_sizes(settings), "size": list(settings.patch_size[:2])}
+        entry = gan_parts.published_entry(settings, options, {"generator_width", "discriminator_width"})
+        return {**entry, "size": list(settings.patch_size[:2])}
 
     def updates(self, batch: Batch) -> Iterator[Update]:
         """G and the registration network first, then D on what the updated G makes of the same image."""

@@ -217,7 +217,7 @@ def _masked(trainer: Trainer, dataset: PreparedDataset) -> dict[str, Any]:
 def _model(trainer: Trainer, dataset: PreparedDataset) -> Model:
     epoch, settings = trainer.state.epoch, trainer.settings
     description = Description(
-        format=FORMAT, settings=settings, preparation=dataset.info.preparation, best_epoch=epoch, selection=0.0
+        format=FORMAT, settings=settings, preparation=dataset.info.preparation, best_epoch=epoch, selection=None
     )  # fmt: skip
     return Model(description, trainer.method.networks["i2i"], trainer.accelerator.device)
 
