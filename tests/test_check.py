@@ -214,6 +214,15 @@ def test_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(facts["warnings"]) == 4
 
 
+@pytest.mark.parametrize(
+    "name, expected",
+    [("ixi", "choose another, such as my_ixi"), ("my scans", "such as my_scans"), ("my-set", "such as my_set")],
+)
+def test_names_that_stages_cannot_have(folder: Path, name: str, expected: str) -> None:
+    with pytest.raises(UserError, match=f"--name .*{expected}"):
+        check_own(folder, name)
+
+
 def test_nothing_usable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     empty = nibabel.Nifti1Image(np.zeros((8, 8, 8), np.float32), np.eye(4))
     write_case(tmp_path, "a", {"input": empty, "label": empty})

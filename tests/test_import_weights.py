@@ -349,7 +349,8 @@ def _deep(path: Path, content: dict[str, Any]) -> None:
 
 BAD_FILES: dict[str, tuple[Callable[[Path, dict[str, Any]], None], str]] = {
     "absent": (lambda path, content: None, "no such file"),
-    "folder": (lambda path, content: path.mkdir(), "no such file"),
+    "folder": (lambda path, content: path.mkdir(), "is a folder"),
+    "bare state": (lambda path, content: torch.save({"a.weight": torch.ones(1)}, path), "the tensors of one network"),
     "empty": (lambda path, content: path.touch(), "no whole zip archive"),
     "text": (lambda path, content: path.write_text("weights") and None, "no whole zip archive"),
     "truncated": (_truncated, "no whole zip archive"),
@@ -382,6 +383,12 @@ def test_other_files_end_in_one_line(kind: str, tmp_path: Path) -> None:
     make(path, {"epoch": 7, **states})
     refused(path, settings, complaint)
     assert not (tmp_path / "made").exists()
+
+
+def test_own_weights_are_not_the_authors(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.touch()
+    refused(path, of_method("nemar_equivariant", *CASES[0])[0], "is a safetensors file, as this program writes")
 
 
 def refused(path: Path, settings: Settings, complaint: str) -> None:

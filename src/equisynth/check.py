@@ -17,7 +17,7 @@ from equisynth.datasets.own_cases import FolderCases, FolderSource, locate
 from equisynth.datasets.prepared import SPLITS, PreparedDataset
 from equisynth.errors import UserError
 from equisynth.findings import Findings, ImageFacts, survey
-from equisynth.suggested_params import SMALLEST_AXIS, Tree, dataset_name, suggest, too_small
+from equisynth.suggested_params import SMALLEST_AXIS, Tree, checked_name, dataset_name, suggest, too_small
 
 SHOWN = 20
 """Cases in the table; JSON has them all."""
@@ -50,6 +50,8 @@ def run(folder: Path, name: str | None = None, as_json: bool = False) -> None:
 
 def check_own(folder: Path, name: str | None = None) -> tuple[Findings, Tree | None, list[str]]:
     """What a source of own data holds, the parameters for it (None: nothing can be used), and warnings."""
+    top = folder.resolve() if folder.is_dir() else folder.resolve().parent
+    chosen = dataset_name(top.name) if name is None else checked_name(name)
     with FolderCases(locate(FolderSource(path=folder))) as source, _Progress("Reading cases") as progress:
         findings = survey(source, progress)
     warnings = list(findings.warnings())
@@ -63,8 +65,7 @@ def check_own(folder: Path, name: str | None = None) -> tuple[Findings, Tree | N
             f"{len(findings.cases)} of the {NEEDED} cases that are needed at least: one to train, one to validate, "
             "one to test (to try the program with one pair, list it under three names in a CSV table)"
         )
-    top = folder.resolve() if folder.is_dir() else folder.resolve().parent
-    tree = suggest(findings, name or dataset_name(top.name))
+    tree = suggest(findings, chosen)
     if tree is None:
         warnings.append(f"an axis has less than {SMALLEST_AXIS} voxels when prepared: too few for a network")
     else:

@@ -134,6 +134,11 @@ def read(file: Path, settings: Settings) -> Imported:
     if not isinstance(content, Mapping):
         raise UserError(f"{file}: holds a {type(content).__name__}, expected a dictionary of an epoch and state dicts")
     epoch = content.get("epoch")
+    if "epoch" not in content and all(isinstance(value, Tensor) for value in content.values()):
+        raise UserError(
+            f"{file}: holds the tensors of one network, expected a dictionary of an epoch and the state dicts of all "
+            f"networks, as the authors' training saves them: {{'epoch': 20, '{names_of_first(settings)}': ...}}"
+        )
     if type(epoch) is not int or epoch < 0:
         raise UserError(f"{file}: epoch: found {epoch!r:.40}, expected a whole number; save it as the training does")
     names = NAMES.get(settings.method)
@@ -159,6 +164,11 @@ def read(file: Path, settings: Settings) -> Imported:
         first = ".".join(next(iter(left)))
         raise UserError(f"{file}: holds {len(left)} tensors too many ({first[:80]}, ...); {hint}")
     return Imported(file, epoch, states, absent)
+
+
+def names_of_first(settings: Settings) -> str:
+    """What the authors' files call the network that translates."""
+    return next(iter(NAMES.get(settings.method, {}).values()), ("i2i_unet",))[0]
 
 
 def expected_states(settings: Settings) -> dict[str, State]:

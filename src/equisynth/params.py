@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel
 
 from equisynth.config import Data, Settings
-from equisynth.errors import UserError
+from equisynth.errors import UserError, one_of
 from equisynth.method_names import method_names
 from equisynth.method_uses import USES, stated, unused, without
 from equisynth.validation import FILE, origin, validate
@@ -191,9 +191,9 @@ def _parts(tree: Tree, experiment: str) -> tuple[str, str, Tree]:
         dataset, _, method = experiment.partition("-")
         if dataset not in tree["datasets"] or method not in tree["methods"]:
             raise UserError(
-                f"{FILE}: no experiment '{experiment}'; known: {', '.join(tree['pipeline'])}, "
-                f"or <dataset>-<method> with datasets {', '.join(tree['datasets'])} "
-                f"and methods {', '.join(tree['methods'])}"
+                f"{FILE}: no experiment '{experiment}'; known: {one_of(experiment, tree['pipeline'])}, "
+                f"or <dataset>-<method> with datasets {one_of(dataset, tree['datasets'])} "
+                f"and methods {one_of(method, tree['methods'])} (all: equisynth methods)"
             )
         _known_method(tree, method)
         return dataset, method, {}
@@ -283,7 +283,7 @@ def _mapping(value: Any, where: str = "") -> Tree:
 def _keys(tree: Tree, known: tuple[str, ...], where: str = "", required: tuple[str, ...] = ()) -> None:
     for key in tree:
         if key not in known:
-            raise UserError(f"{_at(where)}: unknown key '{key}'; known: {', '.join(known)}")
+            raise UserError(f"{_at(where)}: unknown key '{key}'; known: {one_of(key, known)}")
     for key in required:
         if key not in tree:
             raise UserError(f"{_at(where)}: key '{key}' is missing; add it")
@@ -291,7 +291,7 @@ def _keys(tree: Tree, known: tuple[str, ...], where: str = "", required: tuple[s
 
 def _choice(value: Any, known: Any, where: str) -> None:
     if not isinstance(value, str) or value not in known:
-        raise UserError(f"{_at(where)}: found {value!r}, expected one of: {', '.join(map(str, known))}")
+        raise UserError(f"{_at(where)}: found {value!r}, expected one of: {one_of(value, known)}")
 
 
 def _at(where: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from equisynth import store
 from equisynth.champion import Candidate, RegistrySettings, choose_champion, not_possible
 from equisynth.config import Settings
-from equisynth.errors import UserError
+from equisynth.errors import UserError, one_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -259,7 +259,7 @@ def _look_up(client: MlflowClient, uri: str, name: str, alias: str | None, versi
 
     known = [model.name for model in client.search_registered_models()]
     if name not in known:
-        raise UserError(f"{uri}: no registered model '{name}'; registered: {', '.join(known) or 'none'}")
+        raise UserError(f"{uri}: no registered model '{name}'; registered: {one_of(name, known) or 'none'}")
     try:
         if alias is not None:
             return client.get_model_version_by_alias(name, alias)

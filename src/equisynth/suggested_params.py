@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from equisynth.errors import UserError
 from equisynth.findings import CaseFacts, Findings, ImageFacts
 from equisynth.preprocessing.resampling import resampled_shape
 
@@ -25,6 +26,21 @@ def dataset_name(folder_name: str) -> str:
     """A name for the dataset, from its folder's: small letters, digits and underscores."""
     name = re.sub(r"[^a-z0-9]+", "_", folder_name.lower()).strip("_") or "mydata"
     return f"my_{name}" if name in TAKEN or name[0].isdigit() else name
+
+
+def checked_name(name: str) -> str:
+    """A name that the user chose for the dataset.
+
+    Raises:
+        UserError: it is that of a public dataset, or could not be a key and a folder.
+    """
+    if name in TAKEN:
+        raise UserError(f"--name {name}: is a dataset of its own kind here; choose another, such as my_{name}")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise UserError(
+            f"--name {name!r}: expected small letters, digits and underscores, such as {dataset_name(name)}"
+        )
+    return name
 
 
 def suggest(findings: Findings, name: str) -> Tree | None:

@@ -41,7 +41,10 @@ def read_torch_file(path: Path) -> Any:
 
 def _check_archive(path: Path) -> None:
     if not path.is_file():
-        raise UserError(f"{path}: no such file; give a file of weights that torch.save wrote")
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise UserError(f"{path}: {what}; give a file of weights that torch.save wrote")
+    if path.suffix == ".safetensors":
+        raise UserError(f"{path}: is a safetensors file, as this program writes; give a file that torch.save wrote")
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()

@@ -5,10 +5,21 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
-from equisynth.errors import UserError
+from equisynth.errors import UserError, one_of
 
 FILE = "params.yaml"
+SHOULD_BE = "Input should be "
+KINDS = {
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "text",
+    "boolean": "true or false",
+    "list": "a list",
+    "tuple": "a list",
+    "dictionary": "a mapping of keys to values",
+}
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -26,12 +37,22 @@ def validate(
         place = ".".join([what, *map(str, path)]) if layers is None else f"{what}: {origin(path, layers)}"
         where = f"{FILE}: {place.removesuffix(': ')}"
         found = "" if first["type"] == "missing" or not path else f"found {first['input']!r}, "
-        expected = first["msg"].removeprefix("Value error, ")
+        expected = in_words(first["msg"])
         if first["type"] == "extra_forbidden":
-            expected = f"no such key here; known: {', '.join(_known(model, path))}"
+            expected = _other_key(_fields(model, path), str(path[-1]))
         elif first["type"] == "missing":
             expected = "missing; add it"
         raise UserError(f"{where}: {found}{expected}") from None
+
+
+def in_words(message: str) -> str:
+    """Pydantic's complaint without its names of types."""
+    text = message.removeprefix("Value error, ").split(", unable to")[0].split(", got a number")[0]
+    if not text.startswith(SHOULD_BE):
+        return text
+    wanted = text.removeprefix(SHOULD_BE)
+    kind = next((words for name, words in KINDS.items() if wanted.startswith(f"a valid {name}")), None)
+    return f"expected {kind or wanted}"
 
 
 def origin(path: list[Any], layers: list[tuple[str, Any]]) -> str:
@@ -60,7 +81,16 @@ def _keys_of(place: tuple[int | str, ...], fields: Any, missing: bool) -> list[i
     return [*path, place[-1]] if missing else path
 
 
-def _known(model: type[BaseModel], path: list[Any]) -> list[str]:
+def _other_key(fields: dict[str, FieldInfo], found: str) -> str:
+    """What should stand there instead: the name here of a published one, or what is known."""
+    ours = next((name for name, field in fields.items() if field.serialization_alias == found), None)
+    if ours is not None:
+        return f"this is its published name; here it is called {ours}"
+    return f"no such key here; known: {one_of(found, (field.alias or name for name, field in fields.items()))}"
+
+
+def _fields(model: type[BaseModel], path: list[Any]) -> dict[str, FieldInfo]:
+    """The fields of the (inner) model that a path of keys leads to."""
     for part in path[:-1]:
         field = model.model_fields.get(str(part))
         candidates = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
@@ -68,4 +98,4 @@ def _known(model: type[BaseModel], path: list[Any]) -> list[str]:
         if inner is None:
             break
         model = inner
-    return [field.alias or name for name, field in model.model_fields.items()]
+    return dict(model.model_fields)

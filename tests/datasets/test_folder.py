@@ -377,15 +377,22 @@ def test_tables_of_paths(tmp_path: Path, kind: str) -> None:
     assert {name for name in before if before[name] != after[name]} == {one["input"]}
 
 
+def test_images_beside_each_other_instead_of_in_folders(tmp_path: Path) -> None:
+    (tmp_path / "a_input.nii.gz").touch()
+    with pytest.raises(UserError, match=r"a_input\.nii\.gz in the folder itself: give each case a"), listed(tmp_path):
+        pass
+
+
 @pytest.mark.parametrize(
     "name, text, message",
     [
         ("cases.csv", "case,imput,label\na,b,c\n", "unknown column 'imput'; known: case, input, label"),
+        ("cases.csv", "case;input;label\na;b;c\n", "columns are separated by semicolons, expected commas"),
         ("cases.csv", "case,input,label\n,b,c\n", "a row without a case"),
         ("cases.csv", "case,input,label\n", "no case with an input and a label"),
         ("cases.json", '{"case": "a"}', "expected a list"),
         ("cases.json", '[{"case": "a", "input": 3}]', "input is 3, expected text"),
-        ("cases.json", "[", "not valid JSON"),
+        ("cases.json", "[", "or write the table as CSV"),
         ("cases.txt", "", "ends with .csv or .json"),
     ],
 )

@@ -97,9 +97,13 @@ def test_networks_start_as_the_options_say(generator: str, initialisation: str) 
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown key": ({"network": {"ngf": 64}}, "network.ngf: found 64, no such key here; known: generator,"),
+    "unknown key": ({"network": {"width": 64}}, "network.width: found 64, no such key here; known: "),
+    "published key": (
+        {"network": {"ngf": 64}},
+        "network.ngf: found 64, this is its published name; here it is called generator_width",
+    ),
     "unknown generator": ({"generator": "resnet_7blocks"}, "network.generator: found 'resnet_7blocks', "),
-    "another decay": ({"decay_policy": "cosine"}, "network.decay_policy: found 'cosine', Input should be 'linear'"),
+    "another decay": ({"decay_policy": "cosine"}, "network.decay_policy: found 'cosine', expected 'linear'"),
     "share": ({"decay_share": 1.5}, "network.decay_share: found 1.5, "),
     "odd patch": ({"patch_size": (16, 18)}, "network.generator: found 'resnet_3blocks', expected a unet, or sides"),
     "small patch for a U-Net": (

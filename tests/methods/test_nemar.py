@@ -259,7 +259,7 @@ def test_discriminator_gets_no_gradient_from_the_generators() -> None:
         ({"bilateral_alpha": -1.0}, "network.bilateral_alpha: found -1.0"),
         ({"regulariser_levels": 0}, "network.regulariser_levels: found 0"),
         ({"regulariser_levels": 6}, "regulariser_levels: found 6, expected at most 5"),
-        ({"network": SMALL | {"lambda_GAN": 1.0}}, "network.lambda_GAN: .*known: .*adversarial_weight"),
+        ({"network": SMALL | {"lambda_GAN": 1.0}}, "network.lambda_GAN: .*is called adversarial_weight"),
         ({"n_dims": 3, "patch_size": (32, 32, 32)}, "slices: found false, expected true"),
     ],
 )

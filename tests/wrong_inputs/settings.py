@@ -154,7 +154,7 @@ ENTRIES = (
         "number",
     ),
     _setting("number for list", "a number where a list belongs", f"{DEMO}/patch_size", 8, "patch_size", "8"),
-    _setting("fraction for count", "a fraction of an epoch", f"{DEMO}/epochs", 1.5, "epochs", "1.5", "integer"),
+    _setting("fraction for count", "a fraction of an epoch", f"{DEMO}/epochs", 1.5, "epochs", "1.5", "whole number"),
     _setting("no epochs", "zero epochs", f"{DEMO}/epochs", 0, "scales.demo.ixi.training.epochs", "found 0", "1"),
     _setting(
         "negative weight",

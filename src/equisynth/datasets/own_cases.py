@@ -11,6 +11,7 @@ the folder of the table.
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 from collections import Counter, defaultdict
@@ -22,7 +23,7 @@ from equisynth.config import Strict
 from equisynth.datasets.archives import CaseSkipped
 from equisynth.datasets.raw_images import NIFTI, TIFF, RawImage, read_image
 from equisynth.errors import UserError
-from equisynth.files import read_json, sha256
+from equisynth.files import sha256
 
 IMAGES = ("input", "label", "label_aligned")
 MASKS = ("input_mask", "label_mask", "label_aligned_mask", "evaluation_mask")
@@ -76,7 +77,7 @@ class FolderCases:
                 self._problems[case] = f"{self._place(case)}: no {' and no '.join(missing)} image"
         self._find_alike()
         if not self.cases():
-            found = f"; {next(iter(self._problems.values()))}" if self._problems else ""
+            found = f"; {next(iter(self._problems.values()))}" if self._problems else self._one_level_off()
             raise UserError(
                 f"{self.path}: no case with an input and a label, expected <case>/<case>_input.nii.gz and "
                 f"<case>/<case>_label.nii.gz (or .nii, .tif, .tiff), or a table with case, input, label{found}"
@@ -114,6 +115,13 @@ class FolderCases:
             raise CaseSkipped(self._problems.get(case, f"{self.path}: holds no case {case!r}"))
         files = self._files[case]
         return {role: read_image(files[role], role in MASKS) for role in ROLES if role in files}
+
+    def _one_level_off(self) -> str:
+        """A hint where the images lie in the folder itself instead of in one folder per case."""
+        if not self.path.is_dir():
+            return ""
+        images = sorted(path.name for path in self.path.iterdir() if path.name.lower().endswith(NIFTI + TIFF))
+        return f"; found {images[0]} in the folder itself: give each case a folder of its own" if images else ""
 
     def _find_alike(self) -> None:
         """Names that many disks take for one."""
@@ -167,7 +175,10 @@ def _rows(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV or JSON table, with its columns checked."""
     known = ("case", *ROLES)
     if path.suffix.lower() == ".json":
-        rows = read_json(path)
+        try:
+            rows = json.loads(path.read_text(encoding="utf-8-sig"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: is not valid JSON ({error}); mend it, or write the table as CSV") from None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise UserError(f"{path}: expected a list of objects with the keys {', '.join(known)}")
     else:
@@ -180,6 +191,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
             raise UserError(f"{path}: cannot be read as CSV ({error}); save it as UTF-8 with commas") from None
     for row in rows:
         for key, value in row.items():
+            if key not in known and ";" in key:
+                raise UserError(f"{path}: columns are separated by semicolons, expected commas; save it with commas")
             if key not in known:
                 raise UserError(f"{path}: unknown column {key!r}; known: {', '.join(known)}")
             if value is not None and not isinstance(value, str):

@@ -91,8 +91,9 @@ class Nemar(gan_parts.GanMethod):
         _check_transformer(settings, options)
         if settings.augmentation_label_background_value is None:
             raise UserError(
-                f"params.yaml: {settings.experiment}: augmentation_label_background_value: missing; add it (the "
-                "normalised value that NEMAR's validation takes where registration moves nothing in)"
+                f"params.yaml: {settings.experiment}: augmentation_label_background_value: missing; add it to "
+                f"datasets.{settings.dataset}.training (the normalised value of empty label, which NEMAR's validation "
+                "takes where registration moves nothing in)"
             )
         return options
 
