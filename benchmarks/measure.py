@@ -70,6 +70,14 @@ def compare(
     print(json.dumps(line | more))
 
 
+def peak_memory(work: Callable[[], object]) -> float:
+    """How far, in MiB, the memory of the process rises above what it holds before while it works."""
+    before = _resident()
+    _reset_peak()
+    work()
+    return round((_peak() - before) / 2**20, 1)
+
+
 def _seconds(work: Callable[[], object], often: int) -> float:
     """Of one of several runs in a row."""
     start = time.perf_counter()

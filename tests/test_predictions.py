@@ -110,3 +110,13 @@ def test_sides_that_nifti_holds(pictures: PreparedDataset, tmp_path: Path, monke
         new_prediction(path, pictures, "c"),
     ):
         pytest.fail("the block must not be entered")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_no_measure_could_judge(pictures: PreparedDataset, tmp_path: Path, value: float) -> None:
+    path = prediction_path(pictures, tmp_path, "test", "c")
+    with new_prediction(path, pictures, "c") as out:
+        out[...] = 1
+        out[7, 8, 2] = value
+    with pytest.raises(UserError, match=r"test/c\.nii: holds values that are not finite .* the model diverged"):
+        read_prediction(pictures, tmp_path, "test", "c")

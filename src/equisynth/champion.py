@@ -15,7 +15,7 @@ from equisynth.errors import UserError
 from equisynth.store import flatten
 
 PUBLISHED_SCALE = "paper"
-MEASURES = ("validate.mae", "validate.registered_mae", "validate.full_valid_mae")
+MEASURES = ("validate.mae", "validate.local_mae", "validate.full_valid_mae", "validate.registered_mae")
 Measure = Callable[[], float]
 _MEASURE = re.compile(r"validate\.(\w+_)?(mae|mse)")
 

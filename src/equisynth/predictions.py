@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from equisynth.datasets.prepared import PreparedDataset
-from equisynth.datasets.prepared_files import as_nifti, check_sides
+from equisynth.datasets.prepared_files import as_nifti, check_sides, check_values
 from equisynth.errors import UserError
 from equisynth.files import atomic_path
 
@@ -57,7 +57,7 @@ def read_prediction(dataset: PreparedDataset, folder: Path, split: str, case: st
     """A predicted image, (*S) or (*S, C), behind a memory map.
 
     Raises:
-        UserError: absent, or not on the case's grid.
+        UserError: absent, not on the case's grid, or a value is not finite: no measure would say anything.
     """
     path = prediction_path(dataset, folder, split, case)
     if not path.is_file():
@@ -70,6 +70,7 @@ def read_prediction(dataset: PreparedDataset, folder: Path, split: str, case: st
     n_dims, shape = dataset.info.n_dims, dataset.shape(case)
     if stored.shape[:n_dims] != shape:
         raise UserError(f"{path}: shape {stored.shape}, expected the case's {shape}; predict again")
+    check_values(path, stored, is_mask=False, advice="the model diverged: train again with smaller learning rates")
     components = stored.shape[n_dims:] if path.suffix == ".tif" else stored.shape[4:]
     return stored.reshape(shape + components, order="A")
 

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from equisynth.config import Intensity
-from equisynth.datasets.prepared import DatasetInfo, PreparedDataset, write_case, write_info
+from equisynth.datasets.prepared import PreparedDataset
 from equisynth.errors import UserError
 from equisynth.evaluation import full_valid
 from equisynth.evaluation.affine_registration import AffineRegistration, affine_map, warped
@@ -28,60 +27,24 @@ from equisynth.evaluation.full_valid import (
 )
 from equisynth.preprocessing.elastix import RegistrationFailed
 from equisynth.work import remembered
+from registered_cases import blots, true_stain, write_sections
 
-SIDE, SHIFT = 96, (4.0, -3.0)
+SIDE = 96
 SETTINGS = FullValidSettings(
-    tile=SIDE, stride=48, registration=AffineRegistration(iterations=(150, 100, 60, 40), sampling=0.5), jobs=1
+    tile=SIDE, stride=48, registration=AffineRegistration(iterations=(150, 100, 60, 40), sampling=0.5)
 )
-
-
-def blots(shape: tuple[int, int], seed: int) -> np.ndarray:
-    """A smooth picture between 0 and 1."""
-    smooth = ndimage.gaussian_filter(np.random.RandomState(seed).rand(*shape), 3)
-    return (smooth - smooth.min()) / (smooth.max() - smooth.min())
-
-
-def stained(values: np.ndarray) -> np.ndarray:
-    """What a perfect model makes of a picture: (rows, columns) of 0 to 1 -> 8-bit colours, nowhere black."""
-    return np.rint(np.stack([250 - 180 * values, 240 - 200 * values**2, 200 - 90 * values], axis=-1)).astype(np.uint8)
-
-
-def unstained(values: np.ndarray) -> np.ndarray:
-    return np.rint(np.repeat(40 + 200 * values[..., None], 3, axis=-1)).astype(np.uint8)
-
-
-def truth(dataset: PreparedDataset, case: str) -> np.ndarray:
-    return stained((dataset.image(case, "input")[..., 0].astype(float) - 40) / 200)
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
-    """Sections of 144 x 192 pixels, the stained one shifted; a corner of them is invalid."""
-    folder, (rows, columns) = tmp_path_factory.mktemp("prepared"), (144, 192)
-    intensity = Intensity(
-        modality="H&E", channels=3, mean=(0,) * 3, std=(1,) * 3, signal_range=255, unit="8-bit colour"
-    )
-    info = DatasetInfo(
-        n_dims=2, voxel_size=(1, 1), input=intensity, label=intensity, licence="-", invalid_at_or_below=0,
-        name="sections", splits={"train": ("a",), "validate": ("b",), "test": ("c", "d")},
-    )  # fmt: skip
-    for seed, case in enumerate("abcd"):
-        wide = blots((rows + 20, columns + 20), seed)
-        moved = ndimage.shift(wide, SHIFT, order=3)
-        image, label = (picture[10:-10, 10:-10].clip(0, 1) for picture in (wide, moved))
-        mask = np.ones((rows, columns), np.uint8)
-        mask[-20:, -20:] = 0
-        arrays: dict[str, Any] = {"input": unstained(image), "label": stained(label), "mask": mask}
-        write_case(folder, case, arrays, np.eye(4), n_dims=2)
-    write_info(folder, info)
-    return PreparedDataset.open(folder)
+    return write_sections(tmp_path_factory.mktemp("prepared"))
 
 
 @pytest.fixture(scope="module")
 def whole(dataset: PreparedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the maps of all tiles of the test split."""
     cache = tmp_path_factory.mktemp("cache")
-    assert register(dataset, "test", SETTINGS, cache) == {}
+    assert register(dataset, "test", SETTINGS, cache).failures == {}
     return cache
 
 
@@ -178,10 +141,10 @@ def test_only_what_read_valid_pixels_counts() -> None:
 
 
 def test_a_shift_is_undone(dataset: PreparedDataset, whole: Path) -> None:
-    found = evaluate(dataset, "test", lambda case: truth(dataset, case), SETTINGS, whole)
+    found = evaluate(dataset, "test", lambda case: true_stain(dataset, case), SETTINGS, whole)
     assert (found["tiles"], found["failures"]) == (10, {})
     unregistered = np.mean(
-        [np.abs(dataset.image(case, "label") - truth(dataset, case).astype(float)).mean() for case in "cd"]
+        [np.abs(dataset.image(case, "label") - true_stain(dataset, case).astype(float)).mean() for case in "cd"]
     )
     assert found["pooled"]["mae"] < 0.25 * unregistered
     cases = [found["cases"][case]["mae"] for case in "cd"]
@@ -197,7 +160,7 @@ def test_a_second_model_registers_nothing_and_parts_merge(
         register(dataset, "test", SETTINGS, tmp_path / str(number), part=(number, 2))
         shutil.copytree(tmp_path / str(number), merged, dirs_exist_ok=True)
     assert counter.calls == 10
-    results = [evaluate(dataset, "test", lambda case: truth(dataset, case), SETTINGS, c) for c in (whole, merged)]
+    results = [evaluate(dataset, "test", lambda case: true_stain(dataset, case), SETTINGS, c) for c in (whole, merged)]
     assert results[0] == results[1]
     assert results[0] != evaluate(dataset, "test", lambda case: dataset.image(case, "label"), SETTINGS, merged)
     assert counter.calls == 10
@@ -213,9 +176,9 @@ def test_killed_in_the_middle_it_continues(
         with pytest.raises(KeyboardInterrupt):
             register(dataset, "test", SETTINGS, tmp_path)
     counter, remember = Counter(monkeypatch), remembered(tmp_path / "work")
-    found = evaluate(dataset, "test", lambda case: truth(dataset, case), SETTINGS, tmp_path, remember)
+    found = evaluate(dataset, "test", lambda case: true_stain(dataset, case), SETTINGS, tmp_path, remember)
     assert counter.calls == 7
-    assert found == evaluate(dataset, "test", lambda case: truth(dataset, case), SETTINGS, whole)
+    assert found == evaluate(dataset, "test", lambda case: true_stain(dataset, case), SETTINGS, whole)
 
     def refuse(case: str) -> np.ndarray:
         raise AssertionError(case)
@@ -228,9 +191,9 @@ def test_failures_are_named_and_not_repeated(
 ) -> None:
     with monkeypatch.context() as patch:
         Counter(patch, {2: RegistrationFailed("no overlap")})
-        found = evaluate(dataset, "test", lambda case: truth(dataset, case), SETTINGS, tmp_path)
+        found = evaluate(dataset, "test", lambda case: true_stain(dataset, case), SETTINGS, tmp_path)
     assert found["failures"] == {"c/0-48": "no overlap"}
     assert (found["tiles"], found["cases"]["c"]["tiles"]) == (9, 4)
     counter = Counter(monkeypatch)
-    assert register(dataset, "test", SETTINGS, tmp_path) == found["failures"]
+    assert register(dataset, "test", SETTINGS, tmp_path).failures == found["failures"]
     assert counter.calls == 0

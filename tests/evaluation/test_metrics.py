@@ -205,3 +205,142 @@ def test_an_image_smaller_than_the_window_has_no_ssim() -> None:
 def test_images_on_different_grids_are_refused() -> None:
     with pytest.raises(ValueError, match="one grid"):
         errors(np.zeros((4, 4)), np.zeros((4, 5)), np.zeros((4, 4)))
+    with pytest.raises(ValueError, match="channels"):
+        errors(np.zeros((4, 4, 3)), np.zeros((4, 4)), np.zeros((4, 4)))
+
+
+# --- closed forms and independent libraries
+
+
+def test_ssim_of_a_shift_in_brightness_in_closed_form() -> None:
+    """The structure is the same: what is left is (2ab + c1) / (a² + b² + c1) of the two means."""
+    a, b, ones = np.full((9, 9, 9), 3.0), np.full((9, 9, 9), 5.0), np.ones((9, 9, 9))
+    c1 = (0.01 * 10) ** 2
+    assert ssim(a, b, ones, ones, 10.0) == Pooled(pytest.approx(27 * (30 + c1) / (34 + c1)), 27)  # type: ignore[arg-type]
+
+
+def test_ssim_of_the_negative_in_closed_form() -> None:
+    """One window: equal variances v, covariance -v, means m and -m."""
+    a = np.random.RandomState(0).rand(7, 7)
+    ones, m, v, c1, c2 = np.ones((7, 7)), a.mean(), a.var(ddof=1), 0.01**2, 0.03**2
+    expected = (-2 * m * m + c1) * (-2 * v + c2) / ((2 * m * m + c1) * (2 * v + c2))
+    assert ssim(a, -a, ones, ones, 1.0) == Pooled(pytest.approx(expected), 1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bins", [2, 5])
+def test_nmi_agrees_with_scikit_learn(bins: int) -> None:
+    """Of a histogram with a bin per value: H(a) + H(b) over H(a, b) from its mutual information."""
+    from sklearn.metrics import mutual_info_score
+
+    state = np.random.RandomState(bins)
+    count = 5 * bins**2  # voxels that give so many bins
+    a = state.randint(0, bins, count)
+    b = np.where(state.rand(count) < 0.6, a, state.randint(0, bins, count))
+    a[:bins] = b[:bins] = np.arange(bins)  # the whole range occurs
+    information, of_a, of_b = (mutual_info_score(*pair) for pair in ((a, b), (a, a), (b, b)))
+    found = normalised_mutual_information(a.astype(float)[:, None], b.astype(float)[:, None], np.ones((count, 1)))
+    assert found.mean == pytest.approx((of_a + of_b) / (of_a + of_b - information), rel=1e-12)
+    assert found.mass == count
+
+
+def test_nmi_of_independent_values_is_one() -> None:
+    a, b = (part.ravel()[:, None].astype(float) for part in np.meshgrid(np.arange(2), np.arange(2)))
+    a, b = np.tile(a, (5, 1)), np.tile(b, (5, 1))  # 20 voxels: two bins
+    assert normalised_mutual_information(a, b, np.ones(a.shape)).mean == pytest.approx(1)
+
+
+@pytest.mark.parametrize("data_range", [1.0, 255.0])
+def test_psnr_and_errors_agree_with_scikit_image(volumes: Any, data_range: float) -> None:
+    from skimage.metrics import mean_squared_error, peak_signal_noise_ratio
+
+    label, prediction, mask = volumes
+    label, prediction, inside = label * data_range, prediction * data_range, mask > 0
+    absolute, squared = errors(label, prediction, mask)
+    assert squared.mean == pytest.approx(mean_squared_error(label[inside], prediction[inside]))
+    assert absolute.mean == pytest.approx(np.abs(label - prediction)[inside].mean())
+    expected = peak_signal_noise_ratio(label[inside], prediction[inside], data_range=data_range)
+    assert psnr(squared, data_range) == pytest.approx(expected)
+
+
+def test_windows_are_those_of_scipy_s_erosion(volumes: Any) -> None:
+    """Any mask: a voxel counts where its window lies whole in image and mask, with the evaluation mask as weight."""
+    label, prediction, _ = volumes
+    state = np.random.RandomState(4)
+    content = (state.rand(*label.shape) < 0.999).astype(np.uint8)
+    weight = state.rand(*label.shape)
+    _, expected = structural_similarity(label, prediction, win_size=7, data_range=1.0, full=True)
+    inside = binary_erosion(content, np.ones((7, 7, 7)), border_value=0)
+    assert 0 < inside.sum() < inside.size / 2
+    found = ssim(label, prediction, content, weight, 1.0)
+    assert found.mass == pytest.approx((weight * inside).sum())
+    assert found.mean == pytest.approx((expected * weight * inside).sum() / (weight * inside).sum(), abs=1e-9)
+
+
+# --- degenerate images
+
+
+ODD = (math.nan, math.inf, -math.inf)
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("place", [(2, 2, 13), (0, 0, 12), (3, 22, 17)])
+def test_what_lies_outside_of_the_mask_does_not_count(volumes: Any, odd: float, place: tuple[int, ...]) -> None:
+    label, prediction, mask = volumes
+    spoilt = prediction.copy()
+    spoilt[place] = odd
+    assert mask[place] == 0
+    assert errors(label, spoilt, mask) == errors(label, prediction, mask)
+    assert ssim(label, spoilt, mask, mask, 1.0) == ssim(label, prediction, mask, mask, 1.0)
+    expected = normalised_mutual_information(label, prediction, mask)
+    assert normalised_mutual_information(label, spoilt, mask) == expected
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("place", [(0, 0, 0), (10, 10, 10), (19, 22, 17)])
+@pytest.mark.parametrize("slab", [500, 10**9])
+def test_no_number_comes_of_a_value_that_is_not_finite(
+    volumes: Any, odd: float, place: tuple[int, ...], slab: int, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(metrics, "SLAB_VOXELS", slab)
+    label, prediction, mask = volumes
+    prediction = prediction.copy()
+    prediction[place] = odd
+    absolute, squared = errors(label, prediction, mask)
+    assert not any(math.isfinite(value) for value in (absolute.mean, squared.mean, psnr(squared, 1.0)))
+    assert math.isnan(ssim(label, prediction, mask, mask, 1.0).mean)
+    assert math.isnan(ssim(prediction, label, mask, mask, 1.0).mean)
+    assert math.isnan(normalised_mutual_information(label, prediction, mask).mean)
+    assert math.isnan((normalised_mutual_information(label, prediction, mask) + Pooled(1, 1)).mean)
+
+
+def test_one_voxel() -> None:
+    label, prediction = np.full((1, 1, 1), 2.0), np.full((1, 1, 1), 5.0)
+    ones = np.ones((1, 1, 1))
+    absolute, squared = errors(label, prediction, ones)
+    assert (absolute, squared) == (Pooled(3, 1), Pooled(9, 1))
+    assert psnr(squared, 3.0) == pytest.approx(0)
+    assert ssim(label, prediction, ones, ones, 1.0) == Pooled()
+    assert normalised_mutual_information(label, prediction, ones) == Pooled()
+    mask = np.zeros((16, 16))
+    mask[8, 8] = 1
+    image = np.random.RandomState(0).rand(16, 16)
+    assert errors(image, image + 1, mask)[0].mean == pytest.approx(1)
+    assert ssim(image, image, mask, mask, 1.0) == Pooled()
+    assert normalised_mutual_information(image, image, mask) == Pooled()
+
+
+def test_constant_images() -> None:
+    one, two, ones = np.full((16, 16), 1.0), np.full((16, 16), 2.0), np.ones((16, 16))
+    assert ssim(one, one, ones, ones, 1.0).mean == pytest.approx(1)
+    assert 0 < ssim(one, two, ones, ones, 1.0).mean < 1
+    assert errors(one, two, ones)[1].mean == 1
+    assert normalised_mutual_information(one, two, ones) == Pooled()
+    noise = np.random.RandomState(0).rand(16, 16)
+    assert normalised_mutual_information(one, noise, ones).mean == pytest.approx(1)
+
+
+def test_8_bit_images_do_not_wrap_around() -> None:
+    low, high, ones = np.full((8, 8, 3), 10, np.uint8), np.full((8, 8, 3), 250, np.uint8), np.ones((8, 8))
+    absolute, squared = errors(low, high, ones)
+    assert (absolute.mean, squared.mean) == (240, 240**2)
+    assert ssim(low, high, ones, ones, 255.0) == ssim(low.astype(float), high.astype(float), ones, ones, 255.0)

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
-from equisynth.config import Intensity
-from equisynth.datasets.prepared import DatasetInfo, PreparedDataset, write_case, write_info
+from equisynth.datasets.prepared import PreparedDataset
 from equisynth.errors import UserError
 from equisynth.evaluation import local_registration, registered
 from equisynth.evaluation.local_registration import (
@@ -39,13 +38,8 @@ from equisynth.preprocessing import elastix
 from equisynth.preprocessing.elastix import RegistrationFailed
 from equisynth.preprocessing.registration import RigidStep
 from equisynth.work import remembered
+from registered_cases import AIR, NATIVE_VOXEL, SHAPE, VOXEL, grid, true_ct, write_heads
 
-AIR = -1024.0
-SHIFT = np.array([3.0, -2.0, 2.5])
-"""The CT lies so many mm away from the MR."""
-SHAPE, VOXEL = (26, 24, 22), (3.0, 3.2, 3.4)
-NATIVE_SHAPE, NATIVE_VOXEL = (30, 32, 20), (2.6, 2.4, 3.8)
-CASES = ("a", "b", "c", "d")
 STEP = {"iterations": 20, "samples": 400, "step_size_samples": 200}
 SETTINGS = RegisteredSettings(
     locations=2,
@@ -53,60 +47,12 @@ SETTINGS = RegisteredSettings(
     registration=LocalRegistration(
         rigid=RigidStep(**STEP), elastic=ElasticStep(**STEP, grid_spacing=30), radius_mm=30, label_radius_mm=36
     ),
-    jobs=1,
 )
-
-
-def pattern(position: np.ndarray, seed: int) -> np.ndarray:
-    """A smooth pattern between 0 and 1 that fades towards the border, over positions (3, ...) in mm."""
-    state, total = np.random.RandomState(seed), np.zeros(position.shape[1:])
-    for _ in range(30):
-        centre = state.uniform(12, 64, 3).reshape(3, 1, 1, 1)
-        total += state.uniform(0.3, 1) * np.exp(
-            -((position - centre) ** 2).sum(axis=0) / (2 * state.uniform(6, 10) ** 2)
-        )
-    return total / 2.5
-
-
-def grid(shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
-    return np.tensordot(affine[:3, :3], np.indices(shape), axes=1) + affine[:3, 3].reshape(3, 1, 1, 1)
-
-
-def hounsfield(values: np.ndarray) -> np.ndarray:
-    return (AIR + 1800 * np.minimum(values, 1)).astype(np.float32)
-
-
-def truth(dataset: PreparedDataset, case: str) -> np.ndarray:
-    """The CT where the MR is."""
-    return hounsfield(dataset.image(case, "input"))
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
-    """Two cases to test on, whose CT is a function of the MR, shifted, on a grid of its own."""
-    folder = tmp_path_factory.mktemp("prepared")
-    affine, native_affine = np.diag([*VOXEL, 1.0]), np.diag([*NATIVE_VOXEL, 1.0])
-    intensity = Intensity(modality="CT", signal_range=4096, background=AIR, unit="HU")
-    info = DatasetInfo(
-        n_dims=3, voxel_size=VOXEL, input=intensity.model_copy(update={"background": 0.0}), label=intensity,
-        licence="-", name="heads", splits={"train": ("a",), "validate": ("b",), "test": ("c", "d")},
-    )  # fmt: skip
-    for seed, case in enumerate(CASES):
-        image = pattern(grid(SHAPE, affine), seed)
-        moved = SHIFT.reshape(3, 1, 1, 1)
-        native = hounsfield(pattern(grid(NATIVE_SHAPE, native_affine) - moved, seed))
-        label = hounsfield(pattern(grid(SHAPE, affine) - moved, seed))
-        body = image > 0.15
-        invalid = np.zeros(SHAPE, np.uint8)
-        invalid[:6] = 1
-        arrays: dict[str, np.ndarray] = {
-            "input": image, "label": label, "label_native": native, "input_body_mask": body,
-            "label_native_body_mask": native > AIR + 270, "evaluation_mask": body,
-            "label_invalid_region_mask": invalid,
-        }  # fmt: skip
-        write_case(folder, case, arrays, affine, affines={r: native_affine for r in arrays if "native" in r})
-    write_info(folder, info)
-    return PreparedDataset.open(folder)
+    return write_heads(tmp_path_factory.mktemp("prepared"))
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +155,7 @@ def around(
 ) -> tuple[int, ...]:
     """Makes registration the identity: the truth, and masks (*S) in place of the warped ones; one location."""
     location = case_locations(dataset, case, SETTINGS)[0]
-    values, ones = truth(dataset, case), np.ones(SHAPE, np.uint8)
+    values, ones = true_ct(dataset, case), np.ones(SHAPE, np.uint8)
 
     def warped(surroundings: Any, *_: Any) -> WarpedLabel:
         box = surroundings.box
@@ -236,10 +182,10 @@ def test_weights_sign_and_error_volume(dataset: PreparedDataset, monkeypatch: py
     weights, inside = counted(dataset, "c", location)
     state = np.random.RandomState(0)
     errors = state.normal(3, 20, SHAPE)
-    arrays = measure_case(dataset, "c", truth(dataset, "c") - errors, SETTINGS, Path("unused"))
+    arrays = measure_case(dataset, "c", true_ct(dataset, "c") - errors, SETTINGS, Path("unused"))
     expected, mass = (weights * inside)[inside], (weights * inside).sum()
-    (absolute, squared, signed, _), count = arrays["sums"], arrays["count"]
-    assert count == 1
+    absolute, squared, signed = (arrays[name] for name in ("absolute", "squared", "signed"))
+    assert arrays["count"] == 1
     assert absolute == pytest.approx([np.abs(errors[inside]) @ expected, mass], rel=1e-5)
     assert squared == pytest.approx([errors[inside] ** 2 @ expected, mass], rel=1e-5)
     assert signed == pytest.approx([errors[inside] @ expected, mass], rel=1e-5)  # registered minus prediction
@@ -254,10 +200,10 @@ def test_nothing_counts_outside_of_the_masks(dataset: PreparedDataset, monkeypat
     body = dataset.region("c", "input_body")
     assert body is not None
     inside &= (masks["valid"] > 0) & ~((body > 0) & (masks["body"] == 0))
-    prediction = truth(dataset, "c") + np.where(inside, 0, np.nan)
-    assert measure_case(dataset, "c", prediction, SETTINGS, Path("unused"))["sums"][0].tolist()[0] == 0
-    wrong = truth(dataset, "c") + inside
-    total, mass = measure_case(dataset, "c", wrong, SETTINGS, Path("unused"))["sums"][0]
+    prediction = true_ct(dataset, "c") + np.where(inside, 0, np.nan)
+    assert measure_case(dataset, "c", prediction, SETTINGS, Path("unused"))["absolute"][0] == 0
+    wrong = true_ct(dataset, "c") + inside
+    total, mass = measure_case(dataset, "c", wrong, SETTINGS, Path("unused"))["absolute"]
     assert total == pytest.approx(mass)
 
 
@@ -302,13 +248,13 @@ def test_summaries_have_numbers_or_none() -> None:
 
 
 def test_a_known_shift_is_undone(dataset: PreparedDataset, whole: Path) -> None:
-    found = evaluate(dataset, "test", lambda case: truth(dataset, case), SETTINGS, whole)
+    found = evaluate(dataset, "test", lambda case: true_ct(dataset, case), SETTINGS, whole)
     assert (found["locations"], found["failures"]) == (4, {})
     for case in dataset.cases("test"):
         unregistered = []
         for location in case_locations(dataset, case, SETTINGS):
             weights, inside = counted(dataset, case, location)
-            error = np.abs(dataset.image(case, "label") - truth(dataset, case))
+            error = np.abs(dataset.image(case, "label") - true_ct(dataset, case))
             unregistered.append(np.average(error, weights=weights * inside))
         assert found["cases"][case]["mae"] < 0.35 * np.mean(unregistered)
     assert found["pooled"]["ssim"] > 0.9
@@ -318,17 +264,19 @@ def test_a_known_shift_is_undone(dataset: PreparedDataset, whole: Path) -> None:
 def test_pooled_and_per_case(dataset: PreparedDataset, whole: Path) -> None:
     volumes: dict[str, np.ndarray] = {}
     found = evaluate(
-        dataset, "test", lambda case: truth(dataset, case) - 100, SETTINGS, whole, keep_errors=volumes.__setitem__
+        dataset, "test", lambda case: true_ct(dataset, case) - 100, SETTINGS, whole, keep_errors=volumes.__setitem__
     )
     assert list(found["cases"]) == ["c", "d"]
     cases = [found["cases"][case]["mse"] for case in "cd"]
     assert min(cases) < found["pooled"]["mse"] < max(cases)
     assert found["pooled"]["me"] > 50
-    sums = {case: measure_case(dataset, case, truth(dataset, case) - 100, SETTINGS, whole)["sums"] for case in "cd"}
+    sums = {
+        case: measure_case(dataset, case, true_ct(dataset, case) - 100, SETTINGS, whole)["absolute"] for case in "cd"
+    }
     for case, volume in volumes.items():
         assert volume.shape == SHAPE
-        assert volume.sum(dtype=np.float64) == pytest.approx(sums[case][0, 0], rel=1e-5)
-    total, mass = sum(sums.values())[0]
+        assert volume.sum(dtype=np.float64) == pytest.approx(sums[case][0], rel=1e-5)
+    total, mass = sum(sums.values())
     assert found["pooled"]["mae"] == pytest.approx(total / mass)
 
 
@@ -336,7 +284,7 @@ def test_a_second_model_registers_nothing(
     dataset: PreparedDataset, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counter = Counter(monkeypatch)
-    first = evaluate(dataset, "test", lambda case: truth(dataset, case), SETTINGS, whole)
+    first = evaluate(dataset, "test", lambda case: true_ct(dataset, case), SETTINGS, whole)
     second = evaluate(dataset, "test", lambda case: dataset.image(case, "label"), SETTINGS, whole)
     assert counter.calls == 0
     assert first["pooled"] != second["pooled"]
@@ -355,9 +303,11 @@ def test_parts_merge_to_the_whole(
     for file in files:  # the same, bit by bit, wherever and whenever it was found
         with np.load(whole / file, allow_pickle=False) as a, np.load(merged / file, allow_pickle=False) as b:
             assert all(np.array_equal(a[name], b[name]) for name in (*a.files, *b.files))
-    results = [evaluate(dataset, "test", lambda case: truth(dataset, case), SETTINGS, c) for c in (whole, merged)]
+    results = [evaluate(dataset, "test", lambda case: true_ct(dataset, case), SETTINGS, c) for c in (whole, merged)]
     assert results[0] == results[1]
     assert counter.calls == 4
+    with pytest.raises(UserError, match="part 3/2"):
+        register(dataset, "test", SETTINGS, tmp_path, part=(3, 2))
 
 
 def test_killed_in_the_middle_it_continues(
@@ -378,7 +328,7 @@ def test_killed_in_the_middle_it_continues(
         if case == "d" and stop:
             raise KeyboardInterrupt
         measured.append(case)
-        return truth(dataset, case)
+        return true_ct(dataset, case)
 
     remember = remembered(tmp_path / "work")
     with pytest.raises(KeyboardInterrupt):
@@ -395,7 +345,7 @@ def test_failures_are_named_and_not_repeated(
     one = SETTINGS.model_copy(update={"locations": 1})
     with monkeypatch.context() as patch:
         Counter(patch, {1: RegistrationFailed("too few samples")})
-        found = evaluate(dataset, "test", lambda case: truth(dataset, case), one, tmp_path)
+        found = evaluate(dataset, "test", lambda case: true_ct(dataset, case), one, tmp_path)
     (place,) = case_locations(dataset, "c", one)
     assert found["failures"] == {registered.location_name("c", place): "too few samples"}
     assert (found["locations"], found["cases"]["c"]["mae"], found["cases"]["c"]["locations"]) == (1, None, 0)
@@ -444,16 +394,14 @@ def test_without_the_label_on_its_own_grid_nothing_is_claimed(
     dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dataset, "has", lambda case, role: role != "label_native")
-    found = evaluate(dataset, "test", lambda case: truth(dataset, case), SETTINGS, tmp_path)
+    found = evaluate(dataset, "test", lambda case: true_ct(dataset, case), SETTINGS, tmp_path)
     assert found["computed"] is False
     with pytest.raises(UserError, match="has no label_native"):
         register(dataset, "test", SETTINGS, tmp_path)
-    with pytest.raises(UserError, match="part 3/2"):
-        register(dataset, "test", SETTINGS, tmp_path, part=(3, 2))
 
 
 @pytest.mark.slow  # starts processes
 def test_processes_find_and_measure_the_same(dataset: PreparedDataset, whole: Path, tmp_path: Path) -> None:
-    two = SETTINGS.model_copy(update={"jobs": 2})
-    found = evaluate(dataset, "test", lambda case: truth(dataset, case), two, tmp_path, remembered(tmp_path / "work"))
-    assert found == evaluate(dataset, "test", lambda case: truth(dataset, case), SETTINGS, whole)
+    remember = remembered(tmp_path / "work")
+    found = evaluate(dataset, "test", lambda case: true_ct(dataset, case), SETTINGS, tmp_path, remember, jobs=2)
+    assert found == evaluate(dataset, "test", lambda case: true_ct(dataset, case), SETTINGS, whole)

@@ -135,3 +135,26 @@ def test_folding_and_displacement(n_dims: int) -> None:
     assert folded_share(mirrored, mask).mean == 0
     assert mean_displacement(shrinking).mean == pytest.approx(0.9 * 3.5)
     assert math.isnan(mean_displacement(shrinking, np.zeros_like(mask)).mean)
+
+
+def test_degenerate_fields() -> None:
+    single = np.full((3, 1, 1, 1), 2.0)
+    assert math.isnan(folded_share(single).mean)  # no neighbour to fold over
+    assert mean_displacement(single).mean == pytest.approx(math.sqrt(12))
+    field, mask = np.zeros((2, 6, 6)), np.ones((6, 6))
+    field[0, 5, 5] = math.nan
+    assert math.isnan(mean_displacement(field).mean)
+    mask[4:] = 0  # beyond its neighbours too
+    assert folded_share(field, mask) == Pooled(0, 20)
+    assert mean_displacement(field, mask) == Pooled(0, 24)
+    field[0, 1, 1] = math.nan
+    assert math.isnan(folded_share(field, mask).mean)
+
+
+def test_errors_of_fields_that_are_not_finite() -> None:
+    predicted, truth, mask = torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4), torch.ones(1, 1, 4, 4)
+    predicted[0, 0, 3, 3] = math.nan
+    assert math.isnan(deformation_errors(predicted, truth, mask).distance.mean)
+    mask[0, 0, 3, 3] = 0
+    assert deformation_errors(predicted, truth, mask).distance == Pooled(0, 15)
+    assert deformation_errors(truth, truth, mask).largest == Pooled(0, 1)

@@ -16,8 +16,9 @@ import proof_workplace
 from equisynth import params
 from equisynth.config import Settings
 from equisynth.datasets.opened import open_dataset
-from equisynth.geometry.transforms import Affine, Field, Image
-from equisynth.methods.base import Batch, build_method
+from equisynth.evaluation import deformations
+from equisynth.geometry.transforms import Affine, Image
+from equisynth.methods.base import Batch, Deformations, build_method
 from equisynth.proof import measures, protocol
 from equisynth.proof.protocol import PREPARED, Run
 from equisynth.proof.watched import EQUIVARIANCE, Watched
@@ -114,8 +115,8 @@ class Registers:
     def train(self, mode: bool = True) -> None:
         pass
 
-    def run(self, batch: Batch) -> Any:
-        return SimpleNamespace(inverse=Field(self.field), cross_inverse=Field(torch.zeros_like(self.field)))
+    def deformations(self, batch: Batch) -> Deformations:
+        return Deformations(self.field, torch.zeros_like(self.field))
 
 
 def test_distance_to_a_known_deformation(workplace: Path) -> None:
@@ -132,6 +133,22 @@ def test_distance_to_a_known_deformation(workplace: Path) -> None:
     found = measures.registration(off, dataset, settings, "test")
     assert (found["distance"], found["largest"]) == (pytest.approx(5, abs=1e-4), pytest.approx(5, abs=1e-4))
     assert found["folded"] == 0
+
+
+def test_the_pipeline_measures_the_same_of_pairs_made_on_the_fly(workplace: Path) -> None:
+    run = Run("photographs", "lc_eqsim_com", 0)
+    settings = settings_of(run)
+    dataset, method = open_dataset(PREPARED[run.task], settings), build_method(settings)
+    found = measures.registration(method, dataset, settings, "test")
+    cases = {case: deformations.measure_case(method, dataset, case) for case in dataset.cases("test")}
+    pooled = deformations.summarise(cases, "pixels")["pooled"]
+    for ours, theirs in (
+        ("", "distance"),
+        ("_without_intra", "distance_cross"),
+        ("_unregistered", "distance_unregistered"),
+    ):
+        assert pooled[f"distance{ours}_voxels"] == pytest.approx(found[theirs], rel=1e-5)
+    assert pooled["largest_distance_voxels"] == pytest.approx(found["largest"], rel=1e-5)
 
 
 def test_distance_in_volumes_counts_the_patches_of_the_body(workplace: Path) -> None:

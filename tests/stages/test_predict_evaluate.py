@@ -66,10 +66,10 @@ def places(tmp_path: Path, monkeypatch: Any) -> Path:
     prepared(tmp_path / "prepared")
     chosen = settings()
     method = build_method(chosen)
-    save_weights(tmp_path / "model" / WEIGHTS, network_states(method.networks))
     description = Description(format=FORMAT, settings=chosen, preparation={}, best_epoch=1, selection=0.5)
-    for folder in ("model", "models/experiment", "models/truth"):  # the stage evaluate reads no weights
+    for folder in ("model", "models/experiment", "models/truth"):
         write_description(tmp_path / folder, description)
+        save_weights(tmp_path / folder / WEIGHTS, network_states(method.networks))
     (tmp_path / "params.yaml").write_text(PARAMS.read_text())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))

@@ -110,8 +110,13 @@ def check_sides(path: Path, shape: Sequence[int]) -> None:
         raise UserError(f"{path}: {sides} voxels, NIfTI holds at most {LONGEST_SIDE} a side; cut the image into parts")
 
 
-def check_values(path: Path, values: npt.NDArray[Any], is_mask: bool) -> None:
+def check_values(
+    path: Path, values: npt.NDArray[Any], is_mask: bool, advice: str = "check the raw scan of this case"
+) -> None:
     """Refuses NaN and infinity, and in a mask all but 0 and 1.
+
+    Args:
+        advice: what to do about values that are not finite.
 
     Raises:
         UserError: naming the file.
@@ -120,9 +125,7 @@ def check_values(path: Path, values: npt.NDArray[Any], is_mask: bool) -> None:
     for first in range(0, flat.size, BLOCK):
         block = flat[first : first + BLOCK]
         if block.dtype.kind == "f" and not np.isfinite(block).all():
-            raise UserError(
-                f"{path}: holds values that are not finite (NaN or infinity); check the raw scan of this case"
-            )
+            raise UserError(f"{path}: holds values that are not finite (NaN or infinity); {advice}")
         if is_mask and block.max() > 1:
             raise UserError(f"{path}: holds values up to {block.max()}, expected a mask of 0 and 1")
 

@@ -14,14 +14,22 @@ from equisynth.preprocessing.elastix import FloatArray, RegistrationFailed
 SHRINK, SMOOTHING = (6, 4, 2, 1), (3.0, 2.0, 1.0, 0.0)
 """Per level, coarse to fine: subsampling, and the Gaussian's standard deviation in pixels."""
 BINS = 32
-SEED = 1  # of the sampled pixels; zero would mean the clock
 
 
 class AffineRegistration(Strict):
-    """Affine registration of tiles by mutual information. Defaults: as published."""
+    """Affine registration of tiles by mutual information. Defaults: as published.
 
-    iterations: tuple[Count, Count, Count, Count] = (2100, 1200, 1200, 100)  # per level, coarse to fine
-    sampling: Annotated[float, Field(gt=0, le=1)] = 0.2  # share of the pixels
+    Attributes:
+        iterations: per level, coarse to fine.
+        sampling: share of the pixels.
+        seed: of the sampled pixels.
+        threads: the order of sums depends on it, and so do the last bits of a map.
+    """
+
+    iterations: tuple[Count, Count, Count, Count] = (2100, 1200, 1200, 100)
+    sampling: Annotated[float, Field(gt=0, le=1)] = 0.2
+    seed: Annotated[int, Field(ge=0)] = 0
+    threads: Count = 1
 
 
 def affine_map(fixed: FloatArray, moving: FloatArray, settings: AffineRegistration) -> npt.NDArray[np.float64]:
@@ -38,7 +46,7 @@ def affine_map(fixed: FloatArray, moving: FloatArray, settings: AffineRegistrati
     import SimpleITK as sitk
 
     threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # the order of sums depends on it
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(settings.threads)
     try:
         images = [sitk.GetImageFromArray(np.ascontiguousarray(image, np.float32)) for image in (fixed, moving)]
         transform = sitk.AffineTransform(2)
@@ -47,7 +55,7 @@ def affine_map(fixed: FloatArray, moving: FloatArray, settings: AffineRegistrati
             method = sitk.ImageRegistrationMethod()
             method.SetMetricAsMattesMutualInformation(BINS)
             method.SetMetricSamplingStrategy(method.RANDOM)
-            method.SetMetricSamplingPercentage(settings.sampling, SEED)
+            method.SetMetricSamplingPercentage(settings.sampling, settings.seed + 1)  # zero would mean the clock
             method.SetInterpolator(sitk.sitkLinear)
             method.SetShrinkFactorsPerLevel([shrink])
             method.SetSmoothingSigmasPerLevel([smoothing])

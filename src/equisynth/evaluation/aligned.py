@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from equisynth.datasets.intensity import channels_first, valid_mask
 from equisynth.datasets.prepared import PreparedDataset
 from equisynth.evaluation.metrics import Pooled, errors, normalised_mutual_information, psnr, ssim
+from equisynth.evaluation.pooling import PooledMeasures
 from equisynth.work import Arrays, Remember, anew
 
 LOOKUP_BINS = 128
@@ -26,7 +27,7 @@ Translate = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Measures:
+class Measures(PooledMeasures):
     """Pooled measures of one or several cases."""
 
     absolute: Pooled = Pooled()
@@ -34,32 +35,14 @@ class Measures:
     similarity: Pooled = Pooled()
     information: Pooled = Pooled()
 
-    def __add__(self, other: Measures) -> Measures:
-        return Measures(
-            self.absolute + other.absolute,
-            self.squared + other.squared,
-            self.similarity + other.similarity,
-            self.information + other.information,
-        )
-
-    def to_arrays(self) -> Arrays:
-        """The sums as they are kept between runs."""
-        return {field.name: np.array(astuple(getattr(self, field.name)), np.float64) for field in fields(self)}
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays) -> Measures:
-        return cls(**{name: Pooled(*sums.tolist()) for name, sums in arrays.items()})
-
-    def summary(self, signal_range: float) -> dict[str, float | None]:
-        """Numbers for JSON; None where nothing could be measured, and for the PSNR of a perfect prediction."""
-        values = {
+    def values(self, signal_range: float) -> dict[str, float]:
+        return {
             "mae": self.absolute.mean,
             "mse": self.squared.mean,
             "psnr": psnr(self.squared, signal_range),
             "ssim": self.similarity.mean,
             "nmi": self.information.mean,
         }
-        return {key: value if math.isfinite(value) else None for key, value in values.items()}
 
 
 def measure(

@@ -1,7 +1,7 @@
-"""Fréchet inception distance (Heusel et al. 2017) between slices of predictions and of real labels.
+"""Fréchet inception distance (Heusel et al. 2017) between images that were predicted and real ones.
 
 The network and its weights are pytorch-fid's, so that values are comparable with the literature. Without weights there
-is no FID: the result says why, and no number stands in its place.
+is no FID: the result says why, and no number stands in its place. Which images are compared, ``real_images.py`` knows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import importlib
 import os
 import sys
 import urllib.request
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,20 +23,19 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from equisynth.errors import UserError
+from equisynth.evaluation.frechet import Sample, Unavailable, compare
 from equisynth.files import atomic_path, sha256
 from equisynth.work import Arrays, Remember, anew
 
 LOCAL_WEIGHTS = Path("weights/fid_inception.pth")
 """Looked for in the working directory (the repository)."""
 FEATURES = 2048
-FEW_IMAGES = 2048
 TIMEOUT_S = 10
 
+Stacks = Iterable[tuple[str, np.ndarray]]
+"""Name of a cut and some of its images, (n, H, W) of grey or (n, H, W, 3) of colours, uint8; and so on."""
+
 _libraries: list[Any] = []  # a schema lives as long as its library object
-
-
-class Unavailable(Exception):
-    """FID cannot be computed; the message is the reason."""
 
 
 def slices(volume: np.ndarray, axis: int, background: float, signal_range: float) -> np.ndarray:
@@ -52,30 +51,25 @@ def slices(volume: np.ndarray, axis: int, background: float, signal_range: float
 
 
 def as_8_bit(values: np.ndarray, background: float, signal_range: float) -> np.ndarray:
-    """(value - background) / signal range * 255, rounded and clipped, uint8."""
+    """(value - background) / signal range * 255, rounded and clipped, uint8; values are finite."""
     scaled = (np.asarray(values, dtype=np.float32) - np.float32(background)) * np.float32(255 / signal_range)
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
-def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Fréchet distance of two Gaussians fitted to activations.
-
-    |mean_a - mean_b|² + tr(C_a) + tr(C_b) - 2 tr((C_a C_b)^½), where the last trace is the nuclear norm of the cross
-    product of the two centred sample matrices: exact, and much faster than a matrix square root.
+def whole(
+    image: np.ndarray, n_dims: int, background: float, signal_range: float, axes: Sequence[int]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """An image as its cuts, one after the other: ``axis0`` and so on, all slices; or ``images``, a picture alone.
 
     Args:
-        a, b: (images, features), at least two images each.
+        image: (*S) or (*S, C).
+        axes: across which volumes are cut.
     """
-    if min(len(a), len(b)) < 2:
-        raise Unavailable(f"a covariance needs at least two images, found {len(a)} and {len(b)}")
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    difference = a.mean(axis=0) - b.mean(axis=0)
-    roots = [(x - x.mean(axis=0)) / np.sqrt(len(x) - 1) for x in (a, b)]
-    traces = [float(np.square(root).sum()) for root in roots]
-    # With more images than features an orthogonal rotation of the samples keeps root.T @ root and shortens it.
-    short = [np.asarray(np.linalg.qr(root, mode="r")) if len(root) > root.shape[1] else root for root in roots]
-    cross = float(np.linalg.norm(short[0] @ short[1].T, ord="nuc"))
-    return float(difference @ difference) + sum(traces) - 2 * cross
+    if n_dims == 2:
+        yield "images", as_8_bit(np.asarray(image)[None], background, signal_range)
+        return
+    for axis in axes:
+        yield f"axis{axis}", slices(image, axis, background, signal_range)
 
 
 def import_inception() -> Any:
@@ -181,7 +175,13 @@ class Activations:
         self._known: dict[tuple[tuple[int, ...], bytes], np.ndarray] = {}
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """(N, H, W) grey or (N, H, W, 3) colours, uint8 -> (N, 2048) float32."""
+        """(N, H, W) grey or (N, H, W, 3) colours, uint8 -> (N, 2048) float32.
+
+        Raises:
+            Unavailable: the images have another number of channels.
+        """
+        if images.ndim == 4 and images.shape[-1] != 3:
+            raise Unavailable(f"the network sees grey or three colours, the images have {images.shape[-1]} channels")
         keys = [(image.shape, hashlib.sha256(image.tobytes()).digest()) for image in images]
         new = {key: image for key, image in zip(keys, images, strict=True) if key not in self._known}
         names, pictures = list(new), list(new.values())
@@ -215,6 +215,51 @@ def _fused(network: nn.Module) -> nn.Module:
     return fused
 
 
+class Network:
+    """The network with the weights that :func:`find_weights` finds, and how samples pass through it.
+
+    Args:
+        weights: see :func:`find_weights`, as ``download``.
+        batch_size, device: see `Activations`.
+
+    Raises:
+        UserError, Unavailable: see :func:`find_weights`, :func:`load_inception`.
+    """
+
+    def __init__(
+        self, weights: Path | str | None = None, download: bool = True, batch_size: int = 32, device: str = "cpu"
+    ) -> None:
+        path = find_weights(weights, download)
+        self.sha256 = sha256(path)
+        self._activations = Activations(load_inception(path), batch_size, device)
+
+    def sample(self, cases: Iterable[tuple[str, Stacks]], remember: Remember = anew) -> dict[str, Arrays]:
+        """Name of a cut -> `Sample.to_arrays` of all its images.
+
+        Args:
+            cases: name of each and its images, (name of the cut, stack) by stack.
+            remember: may know the activations of a case, named by the weights and its name.
+
+        Raises:
+            Unavailable: there are fewer than two images.
+        """
+        samples: dict[str, Sample] = {}
+        for case, stacks in cases:
+            found = remember(f"fid-{self.sha256[:12]}/{case}", partial(self._activate, stacks))
+            for name, activations in found.items():
+                samples.setdefault(name, Sample()).add(activations)
+        if not samples:
+            raise Unavailable("there are no images to compare")
+        return {name: sample.to_arrays() for name, sample in samples.items()}
+
+    def _activate(self, stacks: Stacks) -> Arrays:
+        self._activations.forget()
+        found: dict[str, list[np.ndarray]] = {}
+        for name, images in stacks:
+            found.setdefault(name, []).append(self._activations(images))
+        return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
 def evaluate(
     predictions: Iterable[np.ndarray],
     labels: Iterable[np.ndarray],
@@ -226,7 +271,6 @@ def evaluate(
     download: bool = True,
     batch_size: int = 32,
     device: str = "cpu",
-    remember: Remember = anew,
 ) -> dict[str, Any]:
     """FID between predictions and real labels, in one pass over the images.
 
@@ -235,48 +279,15 @@ def evaluate(
         background, signal_range: of the label.
         weights: see :func:`find_weights`.
         axes: across which volumes are cut.
-        remember: may know the activations of an image, named by the weights and its number, from an interrupted run.
 
     Returns:
-        ``{"computed": True, "axis0": {"value", "images", "real_images"[, "warning"]}, ..., "weights_sha256"}``, with
-        ``"images"`` as the only key for 2D images; or ``{"computed": False, "reason"}``.
+        ``{"computed": True, "axis0": {"value", "images", "real_images", "weights_sha256"[, "warning"]}, ...,
+        "weights_sha256"}``, with ``"images"`` as the only cut of 2D images; or ``{"computed": False, "reason"}``.
     """
+    cut = partial(whole, n_dims=n_dims, background=background, signal_range=signal_range, axes=axes)
     try:
-        path = find_weights(weights, download)
-        digest = sha256(path)
-        activations = Activations(load_inception(path), batch_size, device)
-        cuts = {f"axis{axis}": axis for axis in axes} if n_dims == 3 else {"images": None}
-
-        def activate(image: np.ndarray) -> Arrays:
-            activations.forget()
-            found = {}
-            for name, axis in cuts.items():
-                cut = np.asarray(image)[None] if axis is None else np.moveaxis(np.asarray(image), axis, 0)
-                found[name] = activations(as_8_bit(cut, background, signal_range))
-            return found
-
-        collected: list[Arrays] = []
-        for side, images in (("prediction", predictions), ("label", labels)):
-            parts = [
-                remember(f"fid-{digest[:12]}/{side}-{number}", partial(activate, image))
-                for number, image in enumerate(images)
-            ]
-            if not parts:
-                raise Unavailable("there are no images to compare")
-            collected.append({name: np.concatenate([part[name] for part in parts]) for name in cuts})
-        result: dict[str, Any] = {"computed": True}
-        for name in cuts:
-            predicted, real = collected[0][name], collected[1][name]
-            result[name] = {
-                "value": frechet_distance(predicted, real),
-                "images": len(predicted),
-                "real_images": len(real),
-            }
-            if min(len(predicted), len(real)) < FEW_IMAGES:
-                result[name]["warning"] = (
-                    f"fewer than {FEW_IMAGES} images: biased upwards, comparable only between runs with as many images"
-                )
-        result["weights_sha256"] = digest
-        return result
+        network = Network(weights, download, batch_size, device)
+        predicted, real = (network.sample(("", cut(image)) for image in images) for images in (predictions, labels))
+        return compare(predicted, real, network.sha256)
     except Unavailable as reason:
         return {"computed": False, "reason": str(reason)}

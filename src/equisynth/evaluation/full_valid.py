@@ -7,7 +7,7 @@ map. It follows from input and label alone: what was found is kept in plain file
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,6 @@ from equisynth.datasets.tiles import patch_starts, window
 from equisynth.errors import UserError
 from equisynth.evaluation.affine_registration import (
     BINS,
-    SEED,
     SHRINK,
     SMOOTHING,
     AffineRegistration,
@@ -32,8 +31,16 @@ from equisynth.evaluation.affine_registration import (
     warped,
 )
 from equisynth.evaluation.aligned import Measures, measure
+from equisynth.evaluation.by_case import (
+    WHOLE,
+    Part,
+    Prediction,
+    Registrations,
+    case_arrays,
+    measure_cases,
+    register_all,
+)
 from equisynth.files import hash_json
-from equisynth.parallel import Workers
 from equisynth.preprocessing.elastix import RegistrationFailed
 from equisynth.work import Arrays, Remember, anew, remembered
 
@@ -41,7 +48,6 @@ FloatArray = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.uint8]
 Picture = npt.NDArray[np.uint8]
 Start = tuple[int, ...]
-Prediction = Callable[[str], npt.NDArray[Any]]
 
 CERTAIN = 1 - 1e-5
 """A warped mask above this has read valid pixels alone."""
@@ -54,14 +60,12 @@ class FullValidSettings(Strict):
     Attributes:
         tile, stride: in pixels.
         min_input_share: of valid pixels; a tile with less shows no tissue.
-        jobs: processes (-1: one per core).
     """
 
     tile: Annotated[int, Field(ge=32)] = 512
     stride: Count = 256
     min_input_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     registration: AffineRegistration = AffineRegistration()
-    jobs: int = -1
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,18 @@ class Tile:
     label: Picture
     input_mask: Mask
     label_mask: Mask
+
+
+def lacking(dataset: PreparedDataset, split: str) -> str | None:
+    """Why a split cannot be evaluated so; None: it can."""
+    for case in sorted(dataset.cases(split)):
+        if dataset.info.n_dims != 2 or not dataset.is_8_bit(case) or dataset.image(case, "input").ndim != 3:
+            return f"{case} is no colour picture"
+        if dataset.has(case, "label_aligned"):
+            return f"{case} has an aligned label"
+        if not dataset.has(case, "label"):
+            return f"{case} has no label"
+    return None
 
 
 # --- tiles
@@ -122,7 +138,7 @@ def found_map(tile: Tile, settings: AffineRegistration, cache: Path, name: str) 
         RegistrationFailed: it fails, or failed before.
     """
     seen = [hashlib.sha256(np.ascontiguousarray(picture).data).hexdigest() for picture in (tile.input, tile.label)]
-    key = hash_json([seen, tile.input.shape, settings.model_dump(mode="json"), SHRINK, SMOOTHING, BINS, SEED])
+    key = hash_json([seen, tile.input.shape, settings.model_dump(mode="json"), SHRINK, SMOOTHING, BINS])
 
     def find() -> Arrays:
         try:
@@ -137,25 +153,29 @@ def found_map(tile: Tile, settings: AffineRegistration, cache: Path, name: str) 
 
 
 def register(
-    dataset: PreparedDataset, split: str, settings: FullValidSettings, cache: Path, part: tuple[int, int] = (1, 1)
-) -> dict[str, str]:
-    """Finds the maps of a split's tiles that are not in the cache yet, in parallel; reasons of those that fail.
+    dataset: PreparedDataset,
+    split: str,
+    settings: FullValidSettings,
+    cache: Path,
+    part: Part = WHOLE,
+    jobs: int = 1,
+) -> Registrations:
+    """Finds the maps of a split's tiles that are not in the cache yet, in parallel processes.
 
     Args:
         cache: folder of the maps; those of several machines are merged by laying their files into one.
         part: (k, n): of all tiles in their order, the k-th of each n.
+        jobs: processes (-1: one per core).
 
     Raises:
-        UserError: there is no such part.
+        UserError: there is no such part, or the split has no such pictures.
     """
-    number, count = part
-    if not 1 <= number <= count:
-        raise UserError(f"part {number}/{count}: expected a number from 1 to {count}, such as 1/{count}")
+    reason = lacking(dataset, split)
+    if reason is not None:
+        raise UserError(f"{dataset.folder}: {reason}; no tiles can be registered")
     cases = sorted(dataset.cases(split))
     tasks = [(case, start) for case in cases for start in full_valid_starts(dataset, case, settings)]
-    with Workers(settings.jobs) as workers:
-        results = list(workers.map(partial(_register_one, dataset, settings, cache), tasks[number - 1 :: count]))
-    return dict(sorted((name, failure) for name, failure in results if failure is not None))
+    return register_all(partial(_register_one, dataset, settings, cache), tasks, part, jobs)
 
 
 def _register_one(
@@ -184,6 +204,7 @@ def evaluate(
     settings: FullValidSettings,
     cache: Path,
     remember: Remember = anew,
+    jobs: int = 1,
 ) -> dict[str, Any]:
     """Measures a model's predictions per case and pooled over all full-valid tiles of a split.
 
@@ -191,49 +212,24 @@ def evaluate(
         prediction: case -> (rows, columns, C), raw units; it is sent to other processes.
         cache: folder of the maps; those not there yet are found first.
         remember: may know a case, ``full_valid/<split>/<case>``, from an interrupted run; sent likewise.
+        jobs: processes (-1: one per core).
 
     Returns:
         ``{"split", "tiles", "failures": {tile: reason}, "cases": {case: {mae, mse, psnr, ssim, nmi, tiles}},
-        "pooled": {mae, mse, psnr, ssim, nmi}}``.
+        "pooled": {mae, mse, psnr, ssim, nmi}}``; for other images than sections ``{"split", "computed", "reason"}``.
     """
-    register(dataset, split, settings, cache)
-    signal_range = dataset.info.label.signal_range
-    with Workers(settings.jobs) as workers:
-        one = partial(_remembered_case, dataset, split, prediction, settings, cache, remember)
-        measured = dict(workers.map(one, sorted(dataset.cases(split))))
-    pooled, failures = Measures(), dict[str, str]()
-    cases: dict[str, Any] = {}
-    for case, arrays in sorted(measured.items()):
-        count, failed = int(arrays.pop("count")), arrays.pop("failures")
-        found = Measures.from_arrays(arrays)
-        cases[case] = found.summary(signal_range) | {"tiles": count}
-        failures |= dict(failed.tolist())
-        pooled += found
-    tiles = sum(case["tiles"] for case in cases.values())
-    return {
-        "split": split, "tiles": tiles, "failures": failures, "cases": cases, "pooled": pooled.summary(signal_range)
-    }  # fmt: skip
-
-
-def _remembered_case(
-    dataset: PreparedDataset,
-    split: str,
-    prediction: Prediction,
-    settings: FullValidSettings,
-    cache: Path,
-    remember: Remember,
-    case: str,
-) -> tuple[str, Arrays]:
-    def compute() -> Arrays:
-        return measure_case(dataset, case, prediction(case), settings, cache)
-
-    return case, remember(f"full_valid/{split}/{case}", compute)
+    reason = lacking(dataset, split)
+    if reason is not None:
+        return {"split": split, "computed": False, "reason": reason}
+    register(dataset, split, settings, cache, jobs=jobs)
+    measure = partial(measure_case, dataset, settings=settings, cache=cache)
+    return measure_cases("full_valid", "tiles", dataset, split, prediction, measure, Measures, remember, jobs)
 
 
 def measure_case(
     dataset: PreparedDataset, case: str, prediction: npt.NDArray[Any], settings: FullValidSettings, cache: Path
 ) -> Arrays:
-    """All tiles of a case: the sums of `Measures`, ``count`` of tiles, ``failures`` (N, 2): tile, reason."""
+    """All tiles of a case: `case_arrays` of `Measures`."""
     total, failures, count = Measures(), [], 0
     evaluation, side = dataset.mask(case, "evaluation"), settings.tile
     for start in full_valid_starts(dataset, case, settings):
@@ -246,7 +242,12 @@ def measure_case(
         inside = None if evaluation is None else np.asarray(evaluation[place])
         total += measure_tile(tile, affine, np.asarray(prediction[place]), inside, dataset.info.label.signal_range)
         count += 1
-    return total.to_arrays() | {"count": np.array(count), "failures": np.array(failures, dtype=str).reshape(-1, 2)}
+    return case_arrays(total, count, failures)
+
+
+def registered_label(tile: Tile, affine: npt.NDArray[np.float64]) -> FloatArray:
+    """The label (P, P, C) after its affine map, linear."""
+    return np.stack([warped(channel, affine) for channel in np.moveaxis(tile.label, -1, 0)], axis=-1)
 
 
 def measure_tile(
@@ -257,7 +258,7 @@ def measure_tile(
     signal_range: float,
 ) -> Measures:
     """A prediction (P, P, C) against the label after its affine map, where that read valid pixels alone."""
-    label = np.stack([warped(channel, affine) for channel in np.moveaxis(tile.label, -1, 0)], axis=-1)
+    label = registered_label(tile, affine)
     label_mask = (warped(tile.label_mask, affine) > CERTAIN).astype(np.uint8)
     image = tile.input.astype(np.float32)
     return measure(

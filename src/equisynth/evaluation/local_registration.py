@@ -56,6 +56,7 @@ class LocalRegistration(Strict):
     elastic: ElasticStep = ElasticStep()
     radius_mm: Positive = 100.0  # of the ball in the MR
     label_radius_mm: Positive = 110.0  # of the ball in the CT, whose surrounding box is looked at
+    threads: Count = 1  # the order of sums depends on it, and so do the last bits of a transformation
 
 
 @dataclass(frozen=True)
@@ -146,18 +147,18 @@ def found_transformation(
     """
     maps = parameter_maps(settings, background)
     seen = (around.image, around.ball, around.affine, around.label, around.label_valid, around.label_affine)
-    key = hash_json([[_digest(array) for array in seen], maps, version("itk-elastix")])
+    key = hash_json([[_digest(array) for array in seen], maps, settings.threads, version("itk-elastix")])
 
     def find() -> Arrays:
         try:
-            return register_around(around, maps)
+            return register_around(around, maps, settings.threads)
         except RegistrationFailed as error:
             return {FAILURE: np.array(str(error))}
 
     return remembered(cache)(f"{name}-{key}", find)
 
 
-def register_around(around: Surroundings, maps: Sequence[ParameterMap]) -> Arrays:
+def register_around(around: Surroundings, maps: Sequence[ParameterMap], threads: int = 1) -> Arrays:
     """Registers the CT to the MR within the ball; the transformation as plain arrays.
 
     Raises:
@@ -174,7 +175,7 @@ def register_around(around: Surroundings, maps: Sequence[ParameterMap]) -> Array
             last = last | {"MovingRigidityImageName": (path,)}
         found = elastix.register(
             around.image, around.affine, around.label, around.label_affine, [*before, last],
-            fixed_mask=around.ball, moving_mask=around.label_valid,
+            fixed_mask=around.ball, moving_mask=around.label_valid, threads=threads,
         )  # fmt: skip
     return elastix.to_arrays(found.GetTransformParameterObject())
 

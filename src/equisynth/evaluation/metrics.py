@@ -2,6 +2,9 @@
 
 Arrays are (*S) or (*S, C) with masks (*S); memory-mapped arrays are fine. Everything streams over slabs along one axis
 in the images' own type with float64 sums, so that a volume never exists a second time in memory.
+
+What lies outside of the mask never counts, whatever it is. A value inside that is not finite makes the measure NaN (an
+infinite one the errors infinite, and the PSNR minus infinity): nothing that could be taken for a number.
 """
 
 from __future__ import annotations
@@ -47,7 +50,9 @@ def errors(label: np.ndarray, prediction: np.ndarray, mask: np.ndarray) -> tuple
     """
     absolute = squared = mass = 0.0
     for a, b, weight in _slabs(mask.ndim, label, prediction, mask):
-        difference = np.subtract(a, b, dtype=np.result_type(a, b, np.float32))
+        with np.errstate(invalid="ignore"):  # infinity minus infinity
+            difference = np.subtract(a, b, dtype=np.result_type(a, b, np.float32))
+        difference[weight == 0] = 0
         channels = difference.shape[-1]
         weight = weight.astype(difference.dtype)
         mass += float(weight.sum(dtype=np.float64))
@@ -58,7 +63,10 @@ def errors(label: np.ndarray, prediction: np.ndarray, mask: np.ndarray) -> tuple
 
 
 def psnr(squared_error: Pooled, signal_range: float) -> float:
-    """Peak signal-to-noise ratio in dB of a pooled squared error; infinite if perfect, NaN if the mask was empty."""
+    """Peak signal-to-noise ratio in dB of a pooled squared error; infinite if perfect, NaN if the mask was empty.
+
+    Minus infinity if the error is infinite.
+    """
     mean = squared_error.mean
     if math.isnan(mean):
         return math.nan
@@ -75,7 +83,8 @@ def ssim(
     """Structural similarity (Wang et al. 2004) with a uniform 7-voxel window and sample covariance.
 
     Averaged, with the evaluation mask as weight, over the voxels whose whole window lies inside the image and the
-    content mask; channels are averaged.
+    content mask; channels are averaged. Without mass where there is no such voxel, as in an image smaller than the
+    window. Two equal images have 1, constant ones too.
 
     Args:
         label, prediction: (*S) or (*S, C) with two or three spatial axes.
@@ -85,26 +94,31 @@ def ssim(
     """
     n_dims = content_mask.ndim
     window = np.array([WINDOW] * n_dims + [1] * (3 - n_dims))
-    total = mass = 0.0
+    total, mass, finite = 0.0, 0.0, True
     for a, b, content, weight in _slabs(n_dims, label, prediction, content_mask, evaluation_mask, halo=WINDOW - 1):
         inside = np.ascontiguousarray(_three_axes(content > 0, n_dims))
         weights = np.ascontiguousarray(_three_axes(weight, n_dims), dtype=np.float64)
         for channel in range(a.shape[-1]):
-            first = np.ascontiguousarray(_three_axes(a[..., channel], n_dims), dtype=np.float64)
-            second = np.ascontiguousarray(_three_axes(b[..., channel], n_dims), dtype=np.float64)
+            # Zeros outside: the running sums of the windows pass there, and would keep a NaN for ever.
+            first, second = (
+                _zero_outside(np.ascontiguousarray(_three_axes(image[..., channel], n_dims)), inside)
+                for image in (a, b)
+            )
             part, part_mass = _ssim_sums(
-                first, second, inside, weights, window, (K1 * data_range) ** 2, (K2 * data_range) ** 2
+                first[0], second[0], inside, weights, window, (K1 * data_range) ** 2, (K2 * data_range) ** 2
             )
             total += part
             mass += part_mass
-    return Pooled(total, mass)
+            finite = finite and first[1] and second[1]
+    return Pooled(total if finite else math.nan, mass)
 
 
 def normalised_mutual_information(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> Pooled:
     """(H(a) + H(b)) / H(a, b) (Studholme et al. 1999) of the joint histogram inside a mask, weighted by its mass.
 
     max(2, floor(sqrt(N / 5))) bins per image for N masked voxels, spread over the range of the masked values; all
-    channels go into one histogram. Undefined, and then without mass: an empty mask, or two constant images.
+    channels go into one histogram. Undefined, and then without mass: an empty mask, a single voxel, or two constant
+    images. 1 where one of them is constant: they share nothing.
 
     Args:
         a, b: (*S) or (*S, C), same number of channels.
@@ -117,10 +131,12 @@ def normalised_mutual_information(a: np.ndarray, b: np.ndarray, mask: np.ndarray
         for index, image in enumerate(images):
             for channel in range(image.shape[-1]):
                 extent = _extent(np.ascontiguousarray(image[..., channel]).ravel(), inside.ravel())
-                lower[index] = min(lower[index], extent[0])
-                upper[index] = max(upper[index], extent[1])
+                lower[index] = float(np.minimum(lower[index], extent[0]))  # keeps NaN, unlike min
+                upper[index] = float(np.maximum(upper[index], extent[1]))
     if count == 0:
         return Pooled()
+    if not all(map(math.isfinite, lower + upper)):
+        return Pooled(math.nan, count)
     bins = max(int(math.sqrt(count / 5)), 2)
     edges = [_edges(lower[k], upper[k], bins, image.dtype) for k, image in enumerate((a, b))]
     histogram = np.zeros((bins, bins), dtype=np.int64)
@@ -178,12 +194,28 @@ def _three_axes(array: np.ndarray, n_dims: int) -> np.ndarray:
 
 
 @njit(cache=True)
+def _zero_outside(values: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Float64 values (*S) that are zero outside of a mask (*S), and whether all inside are finite."""
+    result = np.zeros(values.shape)
+    finite = True
+    for i in range(values.shape[0]):
+        for j in range(values.shape[1]):
+            for k in range(values.shape[2]):
+                value = float(values[i, j, k]) if inside[i, j, k] else 0.0
+                result[i, j, k] = value
+                finite &= value - value == 0
+    return result, finite
+
+
+@njit(cache=True)
 def _extent(values: np.ndarray, inside: np.ndarray) -> tuple[float, float]:
-    """Smallest and largest value inside the mask; (inf, -inf) where it is empty."""
+    """Smallest and largest value inside the mask; (inf, -inf) where it is empty, NaN where one is not finite."""
     lower, upper = np.inf, -np.inf
     for index in range(values.size):
         if inside[index]:
             value = float(values[index])
+            if not np.isfinite(value):
+                return np.nan, np.nan
             lower = min(lower, value)
             upper = max(upper, value)
     return lower, upper
@@ -219,7 +251,7 @@ def _count_pairs(
         histogram[i, j] += 1
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _ssim_sums(
     a: np.ndarray,
     b: np.ndarray,
@@ -231,8 +263,8 @@ def _ssim_sums(
 ) -> tuple[float, float]:
     """Weighted sum of SSIM and of weights over all whole windows inside the content mask.
 
-    Box sums of a, b, a² + b², ab and the mask run along the second axis, then the third, then the first over a ring of
-    planes: a few planes of memory.
+    Box sums of a, b, a² + b², ab and the mask run along the first axis, then the second; along the third each window is
+    added anew, which processors do for several voxels at once. A few planes of memory.
     """
     n0, n1, n2 = a.shape
     w0, w1, w2 = window
@@ -240,61 +272,65 @@ def _ssim_sums(
     if n0 < w0 or m1 < 1 or m2 < 1:
         return 0.0, 0.0
     count = float(w0 * w1 * w2)
-    unbiased = count / (count - 1)
-    ring = np.zeros((w0, m1, 5, m2))
-    running = np.zeros((m1, 5, m2))
-    columns = np.zeros((5, n2))
+    share, unbiased = 1 / count, count / (count - 1)
+    planes = np.zeros((n1, 5, n2))  # sums over the last planes
+    rows = np.zeros((5, n2))  # of these, over the last rows
     sums = np.zeros((5, m2))
+    similarity = np.zeros(m2)
     total = 0.0
     mass = 0.0
     for plane in range(n0):
-        slot = plane % w0
-        columns[:] = 0
+        rows[:] = 0
         for row in range(n1):
-            _add_products(columns, a[plane, row], b[plane, row], inside[plane, row], 1.0)
-            if row >= w1:
-                _add_products(columns, a[plane, row - w1], b[plane, row - w1], inside[plane, row - w1], -1.0)
-            if row < w1 - 1:
-                continue
-            y = row - w1 + 1
-            for k in range(5):
-                value = 0.0
-                for x in range(w2 - 1):
-                    value += columns[k, x]
-                for x in range(m2):
-                    value += columns[k, x + w2 - 1]
-                    sums[k, x] = value
-                    value -= columns[k, x]
-            old, now = ring[slot, y], running[y]
-            for k in range(5):
-                for x in range(m2):
-                    now[k, x] += sums[k, x] - old[k, x]
-                    old[k, x] = sums[k, x]
+            _add_products(planes[row], a[plane, row], b[plane, row], inside[plane, row], 1.0)
+            if plane >= w0:
+                gone = plane - w0
+                _add_products(planes[row], a[gone, row], b[gone, row], inside[gone, row], -1.0)
             if plane < w0 - 1:
                 continue
-            weight_row = weights[plane - w0 // 2, y + w1 // 2]
+            rows += planes[row]
+            if row >= w1:
+                rows -= planes[row - w1]
+            if row < w1 - 1:
+                continue
+            if w2 == 1:
+                sums[:] = rows
+            else:
+                _add_windows(rows, sums)
+            for x in range(m2):
+                mean_a = sums[0, x] * share
+                mean_b = sums[1, x] * share
+                squares = mean_a * mean_a + mean_b * mean_b
+                variances = (sums[2, x] * share - squares) * unbiased
+                covariance = (sums[3, x] * share - mean_a * mean_b) * unbiased
+                similarity[x] = (2 * mean_a * mean_b + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2))
+            weight_row = weights[plane - w0 // 2, row - w1 + 1 + w1 // 2]
             for x in range(m2):
                 weight = weight_row[x + w2 // 2]
-                if weight == 0 or now[4, x] < count - 0.5:
-                    continue
-                mean_a = now[0, x] / count
-                mean_b = now[1, x] / count
-                squares = mean_a * mean_a + mean_b * mean_b
-                variances = (now[2, x] / count - squares) * unbiased
-                covariance = (now[3, x] / count - mean_a * mean_b) * unbiased
-                similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2))
-                total += weight * similarity
-                mass += weight
+                if weight != 0 and sums[4, x] > count - 0.5:
+                    total += weight * similarity[x]
+                    mass += weight
     return total, mass
 
 
 @njit(cache=True, inline="always")
-def _add_products(columns: np.ndarray, a: np.ndarray, b: np.ndarray, inside: np.ndarray, sign: float) -> None:
-    """Adds a row of a, b, a² + b², ab and the mask to the column sums, or takes it away again."""
+def _add_products(sums: np.ndarray, a: np.ndarray, b: np.ndarray, inside: np.ndarray, sign: float) -> None:
+    """Adds a row of a, b, a² + b², ab and the mask to sums (5, X), or takes it away again."""
     for x in range(a.size):
         p, q = a[x], b[x]
-        columns[0, x] += sign * p
-        columns[1, x] += sign * q
-        columns[2, x] += sign * (p * p + q * q)
-        columns[3, x] += sign * (p * q)
-        columns[4, x] += sign * inside[x]
+        sums[0, x] += sign * p
+        sums[1, x] += sign * q
+        sums[2, x] += sign * (p * p + q * q)
+        sums[3, x] += sign * (p * q)
+        sums[4, x] += sign * inside[x]
+
+
+@njit(cache=True, inline="always")
+def _add_windows(rows: np.ndarray, sums: np.ndarray) -> None:
+    """Sums of `WINDOW` neighbours, (5, X) -> (5, X - WINDOW + 1)."""
+    for k in range(5):
+        for x in range(sums.shape[1]):
+            value = rows[k, x]
+            for step in range(1, WINDOW):
+                value += rows[k, x + step]
+            sums[k, x] = value

@@ -8,7 +8,6 @@ several machines found are merged by laying their files into one folder.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,15 @@ from equisynth.config import Count, Positive, Strict
 from equisynth.datasets.prepared import PreparedDataset
 from equisynth.datasets.randomness import named_random_state
 from equisynth.errors import UserError
+from equisynth.evaluation.by_case import (
+    WHOLE,
+    Part,
+    Prediction,
+    Registrations,
+    case_arrays,
+    measure_cases,
+    register_all,
+)
 from equisynth.evaluation.local_registration import (
     FAILURE,
     LocalRegistration,
@@ -30,13 +38,11 @@ from equisynth.evaluation.local_registration import (
     warped_label,
 )
 from equisynth.evaluation.weighted import WeightedMeasures, measure, valid_content
-from equisynth.parallel import Workers
 from equisynth.preprocessing.elastix import FloatArray, Mask, RegistrationFailed
 from equisynth.work import Arrays, Remember, anew
 
 NEEDED = ("label_native", "label_native_body_mask", "input_body_mask")
 Location = tuple[int, ...]
-Prediction = Callable[[str], npt.NDArray[Any]]
 KeepErrors = Callable[[str, FloatArray], None]
 
 
@@ -48,7 +54,6 @@ class RegisteredSettings(Strict):
         seed: a case's locations follow from this and its name; more locations begin with the same ones.
         weight_std_mm: standard deviation of the Gaussian weight.
         symmetric_bodies: leave out also where the label alone shows body (published: only where the input alone does).
-        jobs: processes (-1: one per core).
     """
 
     locations: Count = 20
@@ -56,15 +61,6 @@ class RegisteredSettings(Strict):
     weight_std_mm: Positive = 30.0
     symmetric_bodies: bool = False
     registration: LocalRegistration = LocalRegistration()
-    jobs: int = -1
-
-
-@dataclass(frozen=True)
-class Registrations:
-    """What `register` did: locations whose transformation is there, and reasons of those that failed, by name."""
-
-    found: int
-    failures: dict[str, str]
 
 
 # --- locations
@@ -104,33 +100,30 @@ def lacking(dataset: PreparedDataset, split: str) -> str | None:
 
 
 def register(
-    dataset: PreparedDataset, split: str, settings: RegisteredSettings, cache: Path, part: tuple[int, int] = (1, 1)
+    dataset: PreparedDataset,
+    split: str,
+    settings: RegisteredSettings,
+    cache: Path,
+    part: Part = WHOLE,
+    jobs: int = 1,
 ) -> Registrations:
     """Finds the transformations of a split's locations that are not in the cache yet, in parallel processes.
 
     Args:
         cache: folder of the transformations.
         part: (k, n): of all locations in their order, the k-th of each n.
+        jobs: processes (-1: one per core).
 
     Raises:
         UserError: there is no such part, or the split has no such labels.
     """
-    number, count = part
-    if not 1 <= number <= count:
-        raise UserError(f"part {number}/{count}: expected a number from 1 to {count}, such as 1/{count}")
     reason = lacking(dataset, split)
     if reason is not None:
         raise UserError(f"{dataset.folder}: {reason}; nothing can be registered around locations")
     tasks = [
         (case, place) for case in sorted(dataset.cases(split)) for place in case_locations(dataset, case, settings)
     ]
-    tasks = tasks[number - 1 :: count]
-    failures = {}
-    with Workers(settings.jobs) as workers:
-        for name, failure in workers.map(partial(_register_one, dataset, settings, cache), tasks):
-            if failure is not None:
-                failures[name] = failure
-    return Registrations(len(tasks) - len(failures), dict(sorted(failures.items())))
+    return register_all(partial(_register_one, dataset, settings, cache), tasks, part, jobs)
 
 
 def _register_one(
@@ -174,6 +167,7 @@ def evaluate(
     cache: Path,
     remember: Remember = anew,
     keep_errors: KeepErrors | None = None,
+    jobs: int = 1,
 ) -> dict[str, Any]:
     """Measures a model's predictions per case and pooled over all locations of a split.
 
@@ -182,6 +176,7 @@ def evaluate(
         cache: folder of the transformations; those not there yet are found first.
         remember: may know a case, ``registered/<split>/<case>``, from an interrupted run; sent likewise.
         keep_errors: takes each case and its error volume (*S): the sum over locations of weighted absolute errors.
+        jobs: processes (-1: one per core).
 
     Returns:
         ``{"split", "locations", "failures": {location: reason}, "cases": {case: {mae, mse, me, psnr, ssim, locations}},
@@ -190,44 +185,16 @@ def evaluate(
     reason = lacking(dataset, split)
     if reason is not None:
         return {"split": split, "computed": False, "reason": reason}
-    register(dataset, split, settings, cache)
-    signal_range = dataset.info.label.signal_range
-    measured: dict[str, Arrays] = {}
-    with Workers(settings.jobs) as workers:
-        measure = partial(_remembered_case, dataset, split, prediction, settings, cache, remember)
-        for case, arrays in workers.map(measure, sorted(dataset.cases(split))):
-            measured[case] = arrays
-            if keep_errors is not None:
-                keep_errors(case, arrays.pop("errors"))
-    pooled, failures = WeightedMeasures(), dict[str, str]()
-    cases: dict[str, Any] = {}
-    for case, arrays in sorted(measured.items()):
-        found = WeightedMeasures.from_array(arrays["sums"])
-        cases[case] = found.summary(signal_range) | {"locations": int(arrays["count"])}
-        failures |= dict(arrays["failures"].tolist())
-        pooled += found
-    return {
-        "split": split,
-        "locations": sum(int(arrays["count"]) for arrays in measured.values()),
-        "failures": failures,
-        "cases": cases,
-        "pooled": pooled.summary(signal_range),
-    }
+    register(dataset, split, settings, cache, jobs=jobs)
 
+    def keep(case: str, arrays: Arrays) -> None:
+        if keep_errors is not None:
+            keep_errors(case, arrays["errors"])
 
-def _remembered_case(
-    dataset: PreparedDataset,
-    split: str,
-    prediction: Prediction,
-    settings: RegisteredSettings,
-    cache: Path,
-    remember: Remember,
-    case: str,
-) -> tuple[str, Arrays]:
-    def compute() -> Arrays:
-        return measure_case(dataset, case, prediction(case), settings, cache)
-
-    return case, remember(f"registered/{split}/{case}", compute)
+    measure = partial(measure_case, dataset, settings=settings, cache=cache)
+    return measure_cases(
+        "registered", "locations", dataset, split, prediction, measure, WeightedMeasures, remember, jobs, keep
+    )
 
 
 def measure_case(
@@ -239,8 +206,7 @@ def measure_case(
         prediction: (*S), raw units.
 
     Returns:
-        ``sums`` (4, 2) of `WeightedMeasures`; ``count`` of locations; ``failures`` (N, 2): location, reason;
-        ``errors`` (*S) float32.
+        `case_arrays` of `WeightedMeasures`, and ``errors`` (*S) float32.
     """
     affine, label = dataset.affine(case), dataset.info.label
     body, evaluation = dataset.region(case, "input_body"), dataset.mask(case, "evaluation")
@@ -266,9 +232,4 @@ def measure_case(
         total += found
         errors[box] += absolute
         count += 1
-    return {
-        "sums": total.to_array(),
-        "count": np.array(count),
-        "failures": np.array(failures, dtype=str).reshape(-1, 2),
-        "errors": errors.astype(np.float32),
-    }
+    return case_arrays(total, count, failures) | {"errors": errors.astype(np.float32)}

@@ -6,6 +6,7 @@ the intra-modality step, d_cross⁻¹; both are compared with the displacement t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,9 +51,9 @@ def comparable(input_mask: Tensor, label_mask: Tensor, truth: Tensor) -> Tensor:
 def deformation_errors(predicted: Tensor, truth: Tensor, mask: Tensor) -> DeformationErrors:
     """Errors of displacement fields (B, n, *S) in voxels inside a mask (B, 1, *S).
 
-    A sample with an empty mask adds nothing.
+    A sample with an empty mask adds nothing. Outside of the mask anything may stand; NaN inside makes NaN.
     """
-    difference = (predicted - truth).double()
+    difference = torch.where(mask > 0, (predicted - truth).double(), 0.0)
     distance, weight = difference.square().sum(dim=1).sqrt(), mask[:, 0].double()
     mass = float(weight.sum())
     drift = tuple(Pooled(float((difference[:, axis] * weight).sum()), mass) for axis in range(difference.shape[1]))
@@ -63,17 +64,19 @@ def deformation_errors(predicted: Tensor, truth: Tensor, mask: Tensor) -> Deform
 def folded_share(displacement: np.ndarray, mask: np.ndarray | None = None) -> Pooled:
     """Share of voxels whose Jacobian determinant is not positive: there a displacement field (n, *S) folds.
 
-    The determinant is taken by forward differences, so that the last voxel along each axis has none.
+    The determinant is taken by forward differences, so that the last voxel along each axis has none: a field of one
+    voxel along any axis measures nothing. NaN where a determinant inside the mask is not finite.
     """
     values = torch.from_numpy(np.ascontiguousarray(displacement))[None].double()
     determinant = jacobian_determinant(values, (1.0,) * len(displacement))[0].numpy()
     inside = tuple(slice(size) for size in determinant.shape)
     weight = np.ones(determinant.shape) if mask is None else np.asarray(mask[inside] > 0, dtype=np.float64)
-    return Pooled(float(((determinant <= 0) * weight).sum()), float(weight.sum()))
+    folded = float(((determinant <= 0) * weight).sum())
+    return Pooled(folded if np.isfinite(determinant[weight > 0]).all() else math.nan, float(weight.sum()))
 
 
 def mean_displacement(displacement: np.ndarray, mask: np.ndarray | None = None) -> Pooled:
-    """Mean length in voxels of a displacement field (n, *S)."""
+    """Mean length in voxels of a displacement field (n, *S); NaN or infinite where a vector inside the mask is."""
     length = np.linalg.norm(displacement.astype(np.float64), axis=0)
-    weight = np.ones(length.shape) if mask is None else np.asarray(mask > 0, dtype=np.float64)
-    return Pooled(float((length * weight).sum()), float(weight.sum()))
+    inside = np.ones(length.shape, bool) if mask is None else np.asarray(mask > 0)
+    return Pooled(float(length[inside].sum()), float(inside.sum()))

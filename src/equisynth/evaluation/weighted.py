@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,12 @@ import numpy.typing as npt
 
 from equisynth.evaluation.local_registration import WarpedLabel
 from equisynth.evaluation.metrics import Pooled, psnr, ssim
+from equisynth.evaluation.pooling import PooledMeasures
 from equisynth.preprocessing.elastix import FloatArray, Mask
 
 
 @dataclass(frozen=True)
-class WeightedMeasures:
+class WeightedMeasures(PooledMeasures):
     """Weighted sums of one or several locations; ``signed`` is registered label minus prediction."""
 
     absolute: Pooled = Pooled()
@@ -23,32 +23,14 @@ class WeightedMeasures:
     signed: Pooled = Pooled()
     similarity: Pooled = Pooled()
 
-    def __add__(self, other: WeightedMeasures) -> WeightedMeasures:
-        return WeightedMeasures(
-            self.absolute + other.absolute,
-            self.squared + other.squared,
-            self.signed + other.signed,
-            self.similarity + other.similarity,
-        )
-
-    def to_array(self) -> npt.NDArray[np.float64]:
-        """Totals and masses (4, 2), as they are kept between runs."""
-        return np.array(astuple(self), np.float64)
-
-    @classmethod
-    def from_array(cls, sums: npt.NDArray[np.float64]) -> WeightedMeasures:
-        return cls(*(Pooled(*pair) for pair in sums.tolist()))
-
-    def summary(self, signal_range: float) -> dict[str, float | None]:
-        """Numbers for JSON; None where nothing could be measured, and for the PSNR of a perfect prediction."""
-        values = {
+    def values(self, signal_range: float) -> dict[str, float]:
+        return {
             "mae": self.absolute.mean,
             "mse": self.squared.mean,
             "me": self.signed.mean,
             "psnr": psnr(self.squared, signal_range),
             "ssim": self.similarity.mean,
         }
-        return {key: value if math.isfinite(value) else None for key, value in values.items()}
 
 
 def valid_content(body: Mask, registered: WarpedLabel, symmetric: bool = False) -> Mask:

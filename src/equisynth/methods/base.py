@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from equisynth.config import Settings, Strict
 from equisynth.errors import UserError
-from equisynth.geometry.transforms import Affine, Image
+from equisynth.geometry.transforms import Affine, Image, Transformation
 from equisynth.method_names import method_names
 from equisynth.validation import validate
 
@@ -82,6 +82,31 @@ class Update(NamedTuple):
     optimiser: str
     loss: Tensor
     log: dict[str, Tensor]
+
+
+class Deformations(NamedTuple):
+    """What registration networks predict of a batch: displacement fields (B, n, *S) in voxels of the batch.
+
+    Attributes:
+        whole: the translated input warped by it lies on the label.
+        without_intra: its part without the intra-modality step; None where a method has no such step.
+    """
+
+    whole: Tensor
+    without_intra: Tensor | None = None
+
+
+class Overview(NamedTuple):
+    """What one pass makes of a batch, in the order of the method's table, each by its formula (and a few words).
+
+    Attributes:
+        inputs, outputs, labels: ``inputs`` look like the input, the others like the label.
+    """
+
+    inputs: Mapping[str, Image]
+    outputs: Mapping[str, Image]
+    labels: Mapping[str, Image]
+    deformations: Mapping[str, Transformation]
 
 
 SELECTION = "selection"
@@ -159,6 +184,26 @@ class Method(ABC):
     def translate(network: nn.Module, values: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalised, masked input patches (B, C, *S) -> normalised label patches (B, C', *S)."""
         return network(values)
+
+    @classmethod
+    def registers(cls) -> bool:
+        """Whether the method has registration networks, and with them `deformations`."""
+        return cls.deformations is not Method.deformations
+
+    def deformations(self, batch: Batch) -> Deformations:
+        """What the registration networks predict for a batch as it is (not augmented), if the method has any."""
+        raise NotImplementedError(f"{type(self).__name__} has no registration networks")
+
+    def overview(self, batch: Batch) -> Overview:
+        """One pass over a batch as it is, for a figure; here what every method can show."""
+        x, moved = batch.input, batch.input.warp(batch.random)
+        output, of_moved = (
+            Image(self.translate(self.networks["i2i"], image.values, image.valid()).float(), image.mask)
+            for image in (x, moved)
+        )
+        outputs = {"F(x), output": output, "F(x∘r)": of_moved, "F(x)∘r": output.warp(batch.random)}
+        inputs, labels = {"x, input": x, "x∘r": moved}, {"y, label": batch.label}
+        return Overview(inputs, outputs, labels, {"r, random": batch.random})
 
     def train(self, mode: bool = True) -> None:
         """Sets all networks to training or evaluation mode."""

@@ -24,7 +24,7 @@ from equisynth.geometry.transforms import Affine, Field, Image, integrate
 from equisynth.geometry.warping import integrate_velocity
 from equisynth.losses import beyond_limit, dissimilarity, rigidity_coefficient
 from equisynth.methods import parts
-from equisynth.methods.base import SELECTION, Batch, Method, Update
+from equisynth.methods.base import SELECTION, Batch, Deformations, Method, Overview, Update
 from equisynth.networks.encoder import RigidEncoder
 from equisynth.networks.unet import UNet
 
@@ -257,6 +257,41 @@ class Equivariant(Method):
     def run(self, batch: Batch, equivariant: bool = False, both_ways: bool = True) -> Pass:
         """A pass over a batch as it is (not augmented); ``Pass`` explains the switches."""
         return Pass(self.networks, self.settings.data.voxel_size, batch, equivariant, both_ways)
+
+    def deformations(self, batch: Batch) -> Deformations:
+        """d⁻¹, and d_cross⁻¹ without the intra-modality step."""
+        done = self.run(batch, both_ways=False)
+        return Deformations(done.inverse.displacement, done.cross_inverse.displacement)
+
+    def overview(self, batch: Batch) -> Overview:
+        """The lines of `Pass`."""
+        p = self.run(batch, equivariant=True)
+        return Overview(
+            inputs={"x, input": p.input, "x∘r": p.random_input},
+            outputs={
+                "F(x), output": p.output,
+                "F(x∘r)": p.random_output,
+                "F(x)∘r": p.output_random,
+                "F(x∘r)∘r⁻¹∘φ_i⁻¹": p.commuted,
+                "F(x)∘d⁻¹": p.output_predicted,
+            },
+            labels={
+                "y, label": p.label,
+                "y∘T": p.label_rigid,
+                "y∘d_cross": p.label_cross,
+                "y∘d_cross∘r": p.label_random,
+                "y∘d": p.label.warp(p.forward),
+            },
+            deformations={
+                "r, random": p.random,
+                "T, rigid": p.rigid,
+                "φ_c, cross-modality": p.elastic_cross[0],
+                "d_cross = T∘φ_c": p.cross,
+                "φ_i, intra-modality": p.elastic_intra,
+                "d = d_cross∘φ_i": p.forward,
+                "d⁻¹": p.inverse,
+            },
+        )
 
     @staticmethod
     def predictor(settings: Settings) -> nn.Module:

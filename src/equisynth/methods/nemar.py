@@ -8,7 +8,7 @@ onto the label; translated first or moved first, the result should be the label.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -18,9 +18,12 @@ from torch import Tensor, nn
 
 from equisynth.config import Count, NonNegative, Settings, Strict
 from equisynth.errors import UserError
+from equisynth.geometry.grids import identity_grid, per_axis
+from equisynth.geometry.transforms import Field as Deformation
+from equisynth.geometry.transforms import Image
 from equisynth.losses import masked_error
 from equisynth.methods import gan_parts, parts
-from equisynth.methods.base import SELECTION, Batch, Update, frozen
+from equisynth.methods.base import SELECTION, Batch, Deformations, Overview, Update, frozen
 from equisynth.networks.field_network import ARCHITECTURES, AffineNetwork, FieldNetwork
 
 VALID = 1 - 1e-6
@@ -132,6 +135,19 @@ class Nemar(gan_parts.GanMethod):
         assert background is not None
         return move(output, difference) * seen + (1 - seen) * background
 
+    def deformations(self, batch: Batch) -> Deformations:
+        """Where `move` reads; there is no intra-modality step."""
+        return Deformations(displacement(self._difference(batch), batch.input.values.shape[2:]))
+
+    def overview(self, batch: Batch) -> Overview:
+        """Both orders."""
+        done = self.orders(batch)
+        inputs = {"x, input": batch.input, "x∘R": Image(done.moved_input)}
+        images = (Image(values) for values in (done.output, done.of_moved, done.moved))
+        outputs = dict(zip(("T(x), output", "T(x∘R)", "T(x)∘R"), images, strict=True))
+        field = {"R, registration": Deformation(self.deformations(batch).whole)}
+        return Overview(inputs, outputs, {"y, label": batch.label}, field)
+
     @staticmethod
     def predictor(settings: Settings) -> nn.Module:
         """T alone."""
@@ -181,13 +197,24 @@ def move(image: Tensor, difference: Tensor) -> Tensor:
             corners' centres at -1 and 1, while the image is read with its outer borders there: no displacement scales
             by W / (W - 1), and half of a pixel of the edge lies outside.
     """
+    grid = _grid(difference, image.shape[2:])
+    return F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def displacement(difference: Tensor, shape: Sequence[int]) -> Tensor:
+    """How far from each pixel `move` reads an image of ``shape``, (B, 2, H, W) in pixels, rows first."""
+    grid = _grid(difference, shape).movedim(-1, 1).flip(1)
+    half = per_axis([side / 2 for side in shape], grid)
+    return (grid + 1) * half - 0.5 - identity_grid(shape, grid.device, grid.dtype)
+
+
+def _grid(difference: Tensor, shape: Sequence[int]) -> Tensor:
+    """Where `move` reads, (B, H, W, 2), x and y, the image's outer borders at -1 and 1."""
     if difference.ndim == 3:
         identity = torch.eye(2, 3, dtype=difference.dtype, device=difference.device)
-        grid = F.affine_grid(identity + difference, list(image.shape), align_corners=False)
-    else:
-        y, x = (torch.linspace(-1, 1, side, device=image.device) for side in difference.shape[2:])
-        grid = difference.movedim(1, -1) + torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
-    return F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        return F.affine_grid(identity + difference, [len(difference), 1, *shape], align_corners=False)
+    y, x = (torch.linspace(-1, 1, side, device=difference.device) for side in difference.shape[2:])
+    return difference.movedim(1, -1) + torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
 
 
 def roughness(field: Tensor, image: Tensor, levels: int = 1, alpha: float = 0.0) -> Tensor:

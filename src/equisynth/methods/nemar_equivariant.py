@@ -19,7 +19,7 @@ from equisynth.geometry.transforms import Field, Image
 from equisynth.geometry.warping import integrate_velocity
 from equisynth.losses import adversarial, dissimilarity
 from equisynth.methods import parts
-from equisynth.methods.base import SELECTION, Batch, Method, Update
+from equisynth.methods.base import SELECTION, Batch, Deformations, Method, Overview, Update
 from equisynth.networks.unet import UNet
 
 
@@ -117,6 +117,17 @@ class NemarEquivariant(Method):
     def run(self, batch: Batch) -> Pass:
         """A pass over all of a batch as it is."""
         return Pass(self.networks, batch)
+
+    def deformations(self, batch: Batch) -> Deformations:
+        """φ; there is no intra-modality step."""
+        return Deformations(self.run(batch).field.displacement)
+
+    def overview(self, batch: Batch) -> Overview:
+        """The lines of `Pass`."""
+        p = self.run(batch)
+        inputs = {"x, input": p.input, "x∘φ": p.moved_input}
+        outputs = {"F(x), output": p.output, "F(x∘φ)": p.of_moved, "F(x)∘φ": p.moved}
+        return Overview(inputs, outputs, {"y, label": p.label}, {"φ, registration": p.field})
 
     @staticmethod
     def predictor(settings: Settings) -> nn.Module:

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from equisynth.config import Count, NonNegative, Settings, Strict
 from equisynth.errors import UserError
+from equisynth.geometry.transforms import Field as Deformation
+from equisynth.geometry.transforms import Image
 from equisynth.geometry.warping import displaced, sample
 from equisynth.methods import gan_parts, parts
-from equisynth.methods.base import SELECTION, Batch, Method, Update, frozen
+from equisynth.methods.base import SELECTION, Batch, Deformations, Method, Overview, Update, frozen
 from equisynth.networks.attention_gan import LEAST_SIDE, AttentionDiscriminator, AttentionGenerator, Logits
 from equisynth.networks.field_network import ARCHITECTURES, FieldNetwork
 from equisynth.networks.gan_layers import FinalActivation
@@ -119,6 +121,17 @@ class RegGan(Method):
             seen = sample(batch.input.valid(), displaced(flow.detach()), padding="zeros") >= 1 - MASK_TOLERANCE
             mask = seen.to(flow.dtype) * batch.label.valid()
         return Registered(output, flow, sample(output, displaced(flow)), mask)
+
+    def deformations(self, batch: Batch) -> Deformations:
+        """φ; there is no intra-modality step."""
+        return Deformations(self.registered(batch).flow)
+
+    def overview(self, batch: Batch) -> Overview:
+        """G(x) before and after registration."""
+        done = self.registered(batch)
+        outputs = {"G(x), output": Image(done.output, batch.input.mask), "G(x)∘φ": Image(done.moved, done.mask)}
+        field = {"φ, registration": Deformation(done.flow)}
+        return Overview({"x, input": batch.input}, outputs, {"y, label": batch.label}, field)
 
     @property
     def masked(self) -> bool:

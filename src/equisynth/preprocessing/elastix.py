@@ -33,6 +33,7 @@ def register(
     maps: Sequence[ParameterMap],
     fixed_mask: Mask | None = None,
     moving_mask: Mask | None = None,
+    threads: int = 1,
 ) -> Any:
     """Runs the steps of several parameter maps one after the other; returns itk's filter, which holds what it found.
 
@@ -41,6 +42,7 @@ def register(
         moving: (*T).
         fixed_affine, moving_affine: voxel index to world, (n + 1, n + 1).
         fixed_mask, moving_mask: where samples are drawn, and where they may fall; None: everywhere.
+        threads: the order of sums depends on it.
 
     Raises:
         RegistrationFailed: elastix fails (images without overlap or content).
@@ -60,7 +62,7 @@ def register(
         elastix.SetFixedMask(to_image(fixed_mask.astype(np.uint8), fixed_affine))
     if moving_mask is not None:
         elastix.SetMovingMask(to_image(moving_mask.astype(np.uint8), moving_affine))
-    elastix.SetNumberOfThreads(1)  # the order of sums depends on it
+    elastix.SetNumberOfThreads(threads)
     _run(elastix, "registration")
     return elastix
 

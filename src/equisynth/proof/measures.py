@@ -13,12 +13,12 @@ from torch import Tensor
 
 from equisynth.config import Settings
 from equisynth.datasets.intensity import channels_first, denormalise, normalise
-from equisynth.datasets.patches import Source
 from equisynth.datasets.prepared import PreparedDataset
 from equisynth.datasets.tiles import patch_starts, window
+from equisynth.evaluation import deformations
 from equisynth.evaluation.metrics import Pooled, psnr
 from equisynth.evaluation.registration import DeformationErrors, comparable, deformation_errors, folded_share
-from equisynth.geometry.transforms import Affine, Image
+from equisynth.geometry.transforms import Image
 from equisynth.losses import dissimilarity
 from equisynth.methods.base import Batch, Method
 
@@ -131,23 +131,18 @@ def registration(method: Method, dataset: PreparedDataset, settings: Settings, s
 
 def predicted_deformations(method: Method, batch: Batch) -> tuple[Tensor, Tensor]:
     """d⁻¹ and its part without the intra-modality step, (B, n, *P) in voxels each; the label is the truth after d⁻¹."""
-    done = method.run(batch)  # type: ignore[attr-defined]  # methods that register have it
-    return done.inverse.displacement, done.cross_inverse.displacement
+    found = method.deformations(batch)
+    assert found.without_intra is not None, "the proof's methods that register do so in both steps"
+    return found.whole, found.without_intra
 
 
 def registration_pair(
     method: Method, dataset: PreparedDataset, settings: Settings, case: str, start: Iterable[int]
 ) -> tuple[Batch, Tensor]:
     """One pair as a batch of one, undeformed by r, and the true deformation (1, n, *P) in voxels."""
-    place = tuple(start)
-    device = next(method.networks["i2i"].parameters()).device
-    sources = (_source(dataset, case, "input"), _source(dataset, case, settings.label_role))
-    tensors = [
-        [torch.from_numpy(part)[None].to(device) for part in s.patch(place, settings.patch_size)] for s in sources
-    ]
-    identity = Affine(torch.eye(settings.data.n_dims + 1, device=device)[None])
-    field = np.ascontiguousarray(dataset.deformation(case)[(slice(None), *window(place, settings.patch_size))])
-    return Batch(Image(*tensors[0]), Image(*tensors[1]), identity), torch.from_numpy(field)[None].to(device)
+    place, device = tuple(start), deformations.device_of(method)
+    batch = deformations.registration_pair(dataset, settings, case, place, device)
+    return batch, deformations.true_deformation(dataset, case, place, settings).to(device)
 
 
 def _batches(
@@ -163,13 +158,6 @@ def _batches(
             if inside.mean() >= EVALUATED_SHARE:
                 batch, truth = registration_pair(method, dataset, settings, case, start)
                 yield batch, truth, torch.from_numpy(inside)[None, None].to(truth.device)
-
-
-def _source(dataset: PreparedDataset, case: str, role: str) -> Source:
-    info = dataset.info
-    intensity = info.input if role == "input" else info.label
-    values, mask = dataset.image(case, role), dataset.mask(case, role)
-    return Source(values, mask, info.n_dims, intensity, info.invalid_at_or_below, f"{info.name}, case {case}: {role}")
 
 
 def finite(values: Mapping[str, float]) -> dict[str, float | None]:

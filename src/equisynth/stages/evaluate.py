@@ -1,47 +1,39 @@
-"""Stage ``evaluate``: predictions -> reports/metrics/<experiment>.json and reports/evaluation/<experiment>.json.
+"""Stage ``evaluate``: predictions -> reports/metrics/, reports/evaluation/ and reports/error_volumes/.
 
-The first holds one number per measure, under the names that DVC and MLflow show: ``validate``, ``test`` (``mae``,
-``mse``, ``psnr``, ``ssim``, ``nmi``; ``registered_mae`` and so on where there is no aligned label), the lookup table's
-``reference``, ``fid/axis0..2``. The second holds everything: each case, all references, and what the FID was computed
-from. An interrupted stage measures only what is left.
+``reports/metrics/<experiment>.json`` holds one number per measure, under the names that DVC and MLflow show;
+``reports/evaluation/<experiment>.json`` everything: each case, what was not measured and why; docs/evaluation.md lists
+both. ``reports/error_volumes/<experiment>/`` holds where local registrations find errors. An interrupted stage measures
+only what is left; registrations are kept for all models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from equisynth.config import Strict
 from equisynth.datasets.opened import open_dataset
 from equisynth.datasets.prepared import PreparedDataset
+from equisynth.datasets.prepared_files import as_nifti
 from equisynth.description import read_description
-from equisynth.evaluation import fid
-from equisynth.evaluation.aligned import evaluate_references, evaluate_split, named_measures
-from equisynth.files import write_json
+from equisynth.evaluation import deformations, full_valid, real_images, registered
+from equisynth.evaluation.aligned import evaluate_references, evaluate_split
+from equisynth.evaluation.settings import CACHE, EvaluationSettings, read_settings
+from equisynth.evaluation.summary import summary
+from equisynth.files import atomic_folder, atomic_path, link, sha256, write_json
+from equisynth.methods.base import method_class
+from equisynth.model import WEIGHTS
 from equisynth.params import read
 from equisynth.predictions import read_prediction
-from equisynth.validation import validate
 from equisynth.work import Remember, anew, count_remembered, fingerprint, remembered, resumable, say_continuing
 
 SPLITS = ("validate", "test")
-
-
-class FidSettings(Strict):
-    """``weights``: a file of pytorch-fid's Inception weights; ``axes``: across which volumes are cut into slices."""
-
-    weights: Path = fid.LOCAL_WEIGHTS
-    axes: tuple[Literal[0, 1, 2], ...] = (0, 1, 2)
-
-
-class EvaluationSettings(Strict):
-    """``split``: whose predictions the FID and the references are measured on."""
-
-    split: Literal["validate", "test"] = "test"
-    fid: FidSettings = FidSettings()
+ERRORS = "error_volumes"
+KeepErrors = Callable[[str, str, npt.NDArray[np.float32]], None]
 
 
 def run(
@@ -51,70 +43,104 @@ def run(
     reports: Path = Path("reports"),
     work: Path = Path(".equisynth/evaluate"),
     models: Path = Path("models"),
+    *,
+    name: str | None = None,
+    splits: Sequence[str] = SPLITS,
+    settings: EvaluationSettings | None = None,
+    cache: Path | None = None,
+    jobs: int = -1,
 ) -> None:
-    """Evaluates an experiment's predictions; the settings are the section ``evaluation`` of ``params.yaml``.
+    """Evaluates an experiment's predictions.
 
     Args:
         work: what was measured of each case waits below it until all is done.
-        models: ``models/<experiment>/model.json`` says what the model was trained on.
+        models: ``<experiment>/`` there is the model that predicted.
+        name: of the files that are written; default: the experiment's.
+        settings: default: those of ``params.yaml``.
+        cache: folder of registrations; default: that of the dataset below `CACHE`.
+        jobs: processes that register and measure (-1: one per core).
     """
-    settings = validate(EvaluationSettings, read()["evaluation"], "evaluation")
-    trained = read_description(models / experiment).settings
+    settings = settings or read_settings(read())
+    if settings.split not in splits:
+        settings = EvaluationSettings.model_validate(settings.model_dump() | {"split": splits[-1]})
+    name, model = name or experiment, models / experiment
+    trained = read_description(model).settings
+    method_class(trained.method)  # its file is loaded before the code is fingerprinted
     dataset = open_dataset(prepared, trained)
-    dataset.require(trained.data, f"the model in {models / experiment} was trained on")
+    dataset.require(trained.data, f"the model in {model} was trained on")
+    cache = cache or CACHE / trained.dataset
     pairs = trained.model_dump(mode="json", include={"label_deformation", "patch_size"})
-    key = [settings.model_dump(mode="json"), pairs, fingerprint(prepared), fingerprint(predictions)]
-    with resumable(work, experiment, key) as folder:
-        say_continuing("evaluate", experiment, count_remembered(folder))
-        details = evaluate(dataset, predictions, settings, remembered(folder))
-        write_json(reports / "evaluation" / f"{experiment}.json", details)
-        write_json(reports / "metrics" / f"{experiment}.json", summary(details))
+    files = [sha256(model / WEIGHTS), fingerprint(prepared), fingerprint(predictions)]
+    with resumable(work, name, [settings.model_dump(mode="json"), list(splits), pairs, files]) as folder:
+        say_continuing("evaluate", name, count_remembered(folder))
+        volumes = folder / ERRORS
+        keep_errors = partial(_keep_errors, dataset, volumes)
+        details = evaluate(dataset, predictions, settings, remembered(folder), splits, model, cache, jobs, keep_errors)
+        with atomic_folder(reports / ERRORS / name) as temporary:  # empty, where there are none
+            for path in sorted(volumes.rglob("*.nii")):
+                link(path, temporary / path.relative_to(volumes))
+        write_json(reports / "evaluation" / f"{name}.json", details)
+        write_json(reports / "metrics" / f"{name}.json", summary(details))
 
 
 def evaluate(
-    dataset: PreparedDataset, predictions: Path, settings: EvaluationSettings, remember: Remember = anew
+    dataset: PreparedDataset,
+    predictions: Path,
+    settings: EvaluationSettings,
+    remember: Remember = anew,
+    splits: Sequence[str] = SPLITS,
+    model: Path | None = None,
+    cache: Path = CACHE,
+    jobs: int = 1,
+    keep_errors: KeepErrors | None = None,
 ) -> dict[str, Any]:
     """Everything that is measured, for JSON.
 
     Args:
         predictions: holds ``<split>/<case>.nii``.
         remember: may know what was measured of a case from an interrupted run.
+        model: folder of the model, whose registration networks are measured; None: they are not.
+        cache: folder of registrations.
+        keep_errors: takes split, case and error volume (*S) of local registrations.
     """
-    info = dataset.info
+    around, tiles = settings.registered, settings.full_valid
+    predicted = {split: partial(read_prediction, dataset, predictions, split) for split in splits}
     result: dict[str, Any] = {}
-    for split in SPLITS:
-        prediction = partial(read_prediction, dataset, predictions, split)
+    for split, prediction in predicted.items():
         result[split] = evaluate_split(dataset, split, prediction, remember)
+    for kind in ("registered", "full_valid", "deformation"):
+        result[kind] = {split: {"split": split, "computed": False, "reason": "left out"} for split in splits}
+    for split, prediction in predicted.items():
+        if around is not None:
+            keep = None if keep_errors is None else partial(keep_errors, split)
+            found = registered.evaluate(dataset, split, prediction, around, cache, remember, keep, jobs)
+            result["registered"][split] = found
+        if tiles is not None:
+            found = full_valid.evaluate(dataset, split, prediction, tiles, cache, remember, jobs)
+            result["full_valid"][split] = found
+        if model is not None:
+            result["deformation"][split] = deformations.evaluate(model, dataset, split, remember)
     result["references"] = evaluate_references(dataset, settings.split, remember=remember)
-    result["fid"] = {"split": settings.split} | fid.evaluate(
-        (read_prediction(dataset, predictions, settings.split, case) for case in sorted(dataset.cases(settings.split))),
-        real_labels(dataset, settings.split),
-        info.n_dims,
-        info.label.background,
-        info.label.signal_range,
-        settings.fid.weights,
-        settings.fid.axes,
-        remember=remember,
-    )
+    result["fid"] = _fid(dataset, predictions, settings, remember)
     return result
 
 
-def summary(details: Mapping[str, Any]) -> dict[str, Any]:
-    """One number per measure; what was not measured is left out, and a missing FID says why."""
-    metrics: dict[str, Any] = {split: named_measures(details[split]) for split in SPLITS}
-    table = details["references"].get("lookup_table")
-    if table is not None:
-        metrics["reference"] = {"lookup_table": {key: table[key] for key in ("mae", "ssim") if table[key] is not None}}
-    found = details["fid"]
-    if found["computed"]:
-        metrics |= {f"fid/{key}": value["value"] for key, value in found.items() if isinstance(value, Mapping)}
-        metrics["fid"] = {"computed": True, "weights_sha256": found["weights_sha256"]}
-    else:
-        metrics["fid"] = {"computed": False, "reason": found["reason"].split(" and ")[0]}  # whole in the details
-    return {key: value for key, value in metrics.items() if value != {}}
+def _fid(
+    dataset: PreparedDataset, predictions: Path, settings: EvaluationSettings, remember: Remember
+) -> dict[str, Any]:
+    """FID of the predictions of ``settings.split``, see :func:`equisynth.evaluation.real_images.evaluate`."""
+    prediction, tiles = partial(read_prediction, dataset, predictions, settings.split), settings.full_valid
+    return real_images.evaluate(
+        dataset, settings.split, prediction, settings.fid, tiles or full_valid.FullValidSettings(), remember=remember
+    )
 
 
-def real_labels(dataset: PreparedDataset, split: str) -> Iterator[np.ndarray]:
-    """Real images of the label's modality: aligned ones where there are any."""
-    for case in sorted(dataset.cases(split)):
-        yield dataset.image(case, "label_aligned" if dataset.has(case, "label_aligned") else "label")
+def _keep_errors(
+    dataset: PreparedDataset, folder: Path, split: str, case: str, errors: npt.NDArray[np.float32]
+) -> None:
+    path = folder / split / f"{case}.nii"
+    if not path.is_file():
+        import nibabel
+
+        with atomic_path(path) as temporary:
+            nibabel.save(as_nifti(path, errors, dataset.affine(case), dataset.info.n_dims), temporary)

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from equisynth.config import Settings
 from equisynth.dataset_versions import dataset_version
 from equisynth.datasets.opened import open_dataset
+from equisynth.datasets.prepared import PreparedDataset
 from equisynth.description import read_description
 from equisynth.errors import UserError
-from equisynth.evaluation.aligned import evaluate_split, named_measures
+from equisynth.evaluation import full_valid, registered
+from equisynth.evaluation.aligned import evaluate_split
+from equisynth.evaluation.settings import CACHE, read_settings
+from equisynth.evaluation.summary import PREFIXES, split_measures
 from equisynth.files import read_json, sha256, write_json
 from equisynth.model import WEIGHTS, load_model
 from equisynth.params import read
@@ -68,11 +76,28 @@ def evaluate_like(candidate: Candidate, prepared: Path, settings: Settings, fold
     dataset = open_dataset(prepared, settings)
     dataset.require(model.description.settings.data, "the champion was trained on")
     print(f"evaluating the champion on {len(dataset.cases(SPLIT))} cases of version {found}", file=sys.stderr)
-    measures = named_measures(evaluate_split(dataset, SPLIT, partial(translate_case, model, dataset)))
-    value = measures.get(candidate.measure.removeprefix(f"{SPLIT}."))
+    wanted, prediction = candidate.measure.removeprefix(f"{SPLIT}."), partial(translate_case, model, dataset)
+    value = split_measures(_measured(dataset, prediction, wanted), SPLIT).get(wanted)
     if value is None:
         raise UserError(f"{candidate.measure} of {prepared} cannot be measured")
     return float(value)
+
+
+def _measured(dataset: PreparedDataset, prediction: Callable[[str], np.ndarray], wanted: str) -> dict[str, Any]:
+    """The evaluation that a measure comes from, as stage ``evaluate`` makes it; in one process, with one network."""
+    settings, cache = read_settings(read()), CACHE / dataset.info.name
+    found: dict[str, Any] = {SPLIT: {}}
+    if wanted.startswith(PREFIXES["registered"]) and settings.registered is not None:
+        found["registered"] = {
+            SPLIT: registered.evaluate(dataset, SPLIT, prediction, settings.registered, cache, jobs=1)
+        }
+    elif wanted.startswith(PREFIXES["full_valid"]) and settings.full_valid is not None:
+        found["full_valid"] = {
+            SPLIT: full_valid.evaluate(dataset, SPLIT, prediction, settings.full_valid, cache, jobs=1)
+        }
+    else:
+        found[SPLIT] = evaluate_split(dataset, SPLIT, prediction)
+    return found
 
 
 def _options() -> RegistrySettings:

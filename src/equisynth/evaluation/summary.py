@@ -1,0 +1,39 @@
+"""From all that an evaluation found to one number per measure, under the names that DVC and MLflow show.
+
+docs/evaluation.md lists names and units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from equisynth.datasets.splits import SPLITS
+from equisynth.evaluation.aligned import named_measures
+
+PREFIXES = {"registered": "local_", "full_valid": "full_valid_", "deformation": "deformation_"}
+"""What is measured per split besides whole images -> how its names begin."""
+
+
+def summary(details: Mapping[str, Any]) -> dict[str, Any]:
+    """One number per measure; what was not measured is left out, and a missing FID says why."""
+    metrics: dict[str, Any] = {split: split_measures(details, split) for split in SPLITS if split in details}
+    table = details["references"].get("lookup_table")
+    if table is not None:
+        metrics["reference"] = {"lookup_table": {key: table[key] for key in ("mae", "ssim") if table[key] is not None}}
+    found = details["fid"]
+    if found["computed"]:
+        metrics |= {f"fid/{key}": value["value"] for key, value in found.items() if isinstance(value, Mapping)}
+        metrics["fid"] = {"computed": True, "weights_sha256": found["weights_sha256"]}
+    else:
+        metrics["fid"] = {"computed": False, "reason": found["reason"].split(" and ")[0]}  # whole in the details
+    return {key: value for key, value in metrics.items() if value != {}}
+
+
+def split_measures(details: Mapping[str, Any], split: str) -> dict[str, float]:
+    """The pooled measures of a split that have a value, all kinds side by side."""
+    measures = named_measures(details[split])
+    for kind, prefix in PREFIXES.items():
+        pooled = details.get(kind, {}).get(split, {}).get("pooled", {})
+        measures |= {f"{prefix}{key}": value for key, value in pooled.items() if value is not None}
+    return measures
