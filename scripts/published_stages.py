@@ -3,9 +3,10 @@
 It also writes their table in docs/experiments.md.
 
 The stages are those of dvc.yaml that run once per experiment, so nothing is stated twice; experiments that the default
-pipeline runs have their stages there already. Three things differ, all because DVC reads every dvc.yaml of a repository
+pipeline runs have their stages there already. Four things differ, all because DVC reads every dvc.yaml of a repository
 whatever it is asked for:
 
+- Panels are no outputs: what reads their folder, the page of all experiments, would wait for every published one.
 - Outputs are not cached, and figures are no DVC metrics: `dvc pull` would fail and `dvc metrics show` print empty rows
   for what was never run.
 - The source files that a stage depends on are joined by one stage per method into a file below build/: hundreds of
@@ -41,6 +42,10 @@ EXACT = {
 }
 
 
+# Written all the same: the page of all experiments depends on the folder around it, and must not ask for every one.
+UNTRACKED = ("reports/panels/${key}",)
+
+
 def experiments() -> dict[str, dict[str, str]]:
     """Name -> dataset, method, the method's file and the part of the dataset that it trains on."""
     tree, items = parameters(), {}
@@ -55,7 +60,9 @@ def experiments() -> dict[str, dict[str, str]]:
 def text() -> str:
     """The file's content."""
     items = experiments()
-    per_experiment = {name: content["do"] for name, content in stages().items() if "pipeline" in content["foreach"]}
+    per_experiment = {
+        name: content["do"] for name, content in stages().items() if "pipeline" in content.get("foreach", "")
+    }
     one_of_each = {item["code"]: (key, item) for key, item in items.items()}
     parts, foreach = [], "&experiments\n" + "".join(f"      {key}: {_flow(item)}\n" for key, item in items.items())
     for stage, do in per_experiment.items():
@@ -83,6 +90,7 @@ def _moved(do: dict[str, Any], code: str) -> dict[str, Any]:
     moved["deps"] = [path for path in do["deps"] if not path.startswith("src/")] + [code]
     outputs = [path for kind in ("outs", "metrics", "plots") for path in do.get(kind, [])]
     paths = [path if isinstance(path, str) else next(iter(path)) for path in outputs]
+    paths = [path for path in paths if path not in UNTRACKED]
     moved["outs"] = [{path: {"cache": False}} for path in paths]
     return moved
 

@@ -1,6 +1,9 @@
-"""Screenshots of a repository's ``mlflow ui``: runs, one run's overview, curves, pictures, registry, comparison.
+"""Screenshots of a repository's page of all experiments, and of its ``mlflow ui``.
 
-    .venv/bin/python scripts/screenshots.py [--repository .] [--task ixi] [--out reports/screenshots]
+The page (reports/index.html) is taken at two widths, light and dark. Of MLflow: runs, one run's overview, curves,
+pictures, registry, comparison.
+
+    .venv/bin/python scripts/screenshots.py [--repository .] [--task ixi] [--out reports/screenshots] [--page-only]
 
 Needs Debian's ``chromium`` (or the variable ``CHROMIUM``: its path) and the package ``playwright``.
 """
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 
 PATIENCE = 180
 """Seconds for the server's first answer and for a page to show what is looked for."""
+PAGE = Path("reports/index.html")
+WIDTHS = (1280, 420)
+SCHEMES = ("light", "dark")
 NO_ASSISTANT = "try { localStorage['mlflow.assistant.fab.autoOpenedOnFirstLoad_v1'] = 'true' } catch {}"
 """Keeps a panel closed that opens by itself at a browser's first visit and covers a third of the page."""
 
@@ -131,6 +137,19 @@ def take_all(repository: Path, task: str, out: Path) -> Iterator[Path]:
             yield out / f"{view}.png"
 
 
+def take_page(page: Page, path: Path, out: Path) -> Iterator[Path]:
+    """Takes the page of all experiments, whole, at each width and in both colour schemes; yields their paths."""
+    out.mkdir(parents=True, exist_ok=True)
+    page.goto(path.resolve().as_uri())
+    for width in WIDTHS:
+        for scheme in SCHEMES:
+            page.set_viewport_size({"width": width, "height": 900})
+            page.emulate_media(color_scheme=scheme)
+            taken = out / f"0-overview-{width}-{scheme}.png"
+            page.screenshot(path=taken, full_page=True)
+            yield taken
+
+
 def _wait(server: subprocess.Popen[bytes], url: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
@@ -150,11 +169,20 @@ def main() -> None:
     parser.add_argument("--repository", type=Path, default=Path())
     parser.add_argument("--task", default="ixi", help="MLflow experiment, named like its dataset")
     parser.add_argument("--out", type=Path, default=Path("reports/screenshots"))
+    parser.add_argument("--page-only", action="store_true", help="leave out mlflow ui")
     arguments = parser.parse_args()
     if chromium() is None:
         sys.exit("chromium: not found; install it (apt-get install chromium) or set CHROMIUM to its path")
-    for path in take_all(arguments.repository.resolve(), arguments.task, arguments.out.resolve()):
-        print(path, flush=True)
+    repository, out = arguments.repository.resolve(), arguments.out.resolve()
+    if (repository / PAGE).is_file():
+        with browser_page() as page:
+            for path in take_page(page, repository / PAGE, out):
+                print(path, flush=True)
+    else:
+        print(f"{PAGE}: not found; run: equisynth overview", file=sys.stderr)
+    if not arguments.page_only:
+        for path in take_all(repository, arguments.task, out):
+            print(path, flush=True)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,11 @@ from source_imports import PACKAGE, REPOSITORY, imports_of, module_file, reachab
 DVC = REPOSITORY / "dvc.yaml"
 # Importing these, or changing them, changes no result: they parse arguments and measure time.
 NO_RESULT = {"src/equisynth/cli.py", "src/equisynth/timing.py"}
-# Copied into each registered version, so that it changes the stage's result without being imported by it.
-COPIED = {"src/equisynth/registry.py": "src/equisynth/served_model.py"}
+# Read by a module and not imported by it: copied into each registered version, or put into a page.
+READ = {
+    "src/equisynth/registry.py": ["src/equisynth/served_model.py"],
+    "src/equisynth/overview/page.py": ["src/equisynth/overview/page.css", "src/equisynth/overview/page.js"],
+}
 
 
 class Instance(NamedTuple):
@@ -72,12 +75,13 @@ def imported(instance: Instance) -> dict[str, str]:
     content = stages()[instance.stage]
     command = re.match(r"bin/equisynth (\S+)", content.get("do", content)["cmd"])
     assert command is not None, f"{instance.name}: expected a command that begins with bin/equisynth"
-    start = module_file(f"equisynth.stages.{command[1]}")
+    name = command[1].replace("-", "_")
+    start = module_file(f"equisynth.stages.{name}")
     assert start.exists(), f"{instance.name}: no {start.relative_to(REPOSITORY)}"
-    starts = [start, *(module_file(module) for module in _helpers_of_command(command[1]))]
+    starts = [start, *(module_file(module) for module in _helpers_of_command(name))]
     files = set().union(*(reachable(path, chosen) for path in starts))
     names = {path.relative_to(REPOSITORY).as_posix() for path in files} - NO_RESULT
-    names |= {copy for name, copy in COPIED.items() if name in names}
+    names |= {path for name in names & READ.keys() for path in READ[name]}
     return {name: patterns.get(name, name) for name in sorted(names)}
 
 
@@ -107,16 +111,17 @@ def expected(of: Iterable[Instance]) -> dict[str, list[str]]:
 
 def rewritten(text: str) -> str:
     """dvc.yaml with new lists of source files; everything else stays as it is."""
-    lists, lines, stage, waiting = expected(instances()), [], "", False
+    lists, lines, stage, waiting, item = expected(instances()), [], "", False, ""
     for line in text.splitlines():
         if found := re.fullmatch(r"  (\w+):", line):
             stage = found[1]
-        if waiting and not line.startswith("        - "):
-            lines += [f"        - {path}" for path in lists[stage]]
+        if waiting and not line.startswith(item):
+            lines += [f"{item}{path}" for path in lists[stage]]
             waiting = False
         if waiting and line.strip().startswith("- src/"):
             continue
-        waiting = waiting or line == "      deps:"
+        if found := re.fullmatch(r"( +)deps:", line):
+            waiting, item = True, f"{found[1]}  - "
         lines.append(line)
     return "\n".join(lines) + "\n"
 

@@ -14,7 +14,7 @@ from equisynth import report, store
 from equisynth.contact_sheet import sheet_png
 from equisynth.datasets.prepared import DatasetInfo, PreparedDataset, write_case, write_info
 from equisynth.errors import UserError
-from equisynth.files import atomic_path, write_json
+from equisynth.files import atomic_path, read_json, write_json
 from mlflow_repository import make_metrics, make_settings, write_model
 
 pytest_plugins = ["mlflow_repository"]
@@ -133,6 +133,8 @@ def test_the_stage_writes_pictures_and_logs_them_to_the_run(repository: Path) ->
         Path(f"scratch/cases/{case}/{case}.nii").rename(target)
     write_model(Path("models/ixi-noreg"), settings)
     write_json("reports/metrics/ixi-noreg.json", make_metrics())
+    measured = {"test": {"label": "label_aligned", "cases": {"c": {"mae": 0.1}, "d": {"mae": 0.2}}}}
+    write_json("reports/evaluation/ixi-noreg.json", measured)
     with pytest.raises(UserError, match=r"reports/datasets/ixi\.png: not found.*dvc repro prepare@ixi"):
         stage.run("ixi-noreg")
     sheet = sheet_png(PreparedDataset.open(folder))
@@ -149,3 +151,5 @@ def test_the_stage_writes_pictures_and_logs_them_to_the_run(repository: Path) ->
     copied = store.open_store().download_artifacts(run_of("ixi-noreg"), "pictures/0-dataset.png")
     assert Path(copied).read_bytes() == sheet
     assert Path("reports/ixi-noreg.html").read_text().count("<img") == 6
+    shown = read_json("reports/panels/ixi-noreg/panels.json")
+    assert [case["chosen"] for case in shown["cases"]] == [["first", "best"], ["first", "worst"]]

@@ -27,6 +27,8 @@ Experiment = Annotated[str, typer.Argument(help="Name below `pipeline` in params
 Dataset = Annotated[str, typer.Argument(help="Name below `datasets` in params.yaml.")]
 Jobs = Annotated[int, typer.Option(min=-1, help="Cases prepared at once; -1: one per core.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that load patches; 0: none.")]
+Split = Annotated[str | None, typer.Option(help="train, validate or test; default: validate and test.")]
+Epoch = Annotated[str, typer.Option(help="One of the last six, whose weights are kept, or best.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: a GPU if there is one.")]
 
 
@@ -100,12 +102,49 @@ def train(
 
 
 @app.command(rich_help_panel=STAGES)
-def evaluate(experiment: Experiment) -> None:
-    """Measure the predictions: reports/metrics/EXPERIMENT.json and reports/evaluation/EXPERIMENT.json."""
-    from equisynth.stages import evaluate as stage
+def real_images(dataset: Dataset) -> None:
+    """What the FID compares predictions with: reports/real_images/DATASET."""
+    from equisynth.stages import real_images as stage
 
-    with _timed(f"evaluate@{experiment}"):
-        stage.run(experiment, Path("data/prepared") / _dataset(experiment), Path("predictions") / experiment)
+    with _timed(f"real_images@{dataset}"):
+        stage.run(dataset, Path("data/prepared") / dataset)
+
+
+@app.command(rich_help_panel=STAGES)
+def evaluate(
+    experiment: Experiment,
+    split: Split = None,
+    epoch: Epoch = "best",
+    part: Annotated[str | None, typer.Option(help="2/5: only find this part of the registrations.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of registrations; default: .equisynth/registrations/DATASET.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=-1, help="Processes that register and measure; -1: one per core.")] = -1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of each registration; default: params.yaml (1).")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the registrations; default: params.yaml.")] = None,
+    radius_mm: Annotated[float | None, typer.Option(help="Of the ball around a location.")] = None,
+    label_radius_mm: Annotated[float | None, typer.Option(help="The same in the label.")] = None,
+    weight_std_mm: Annotated[float | None, typer.Option(help="How wide errors count around a location.")] = None,
+) -> None:
+    """Measure the predictions: reports/metrics/EXPERIMENT.json and reports/evaluation/EXPERIMENT.json.
+
+    Options that change numbers change names: reports/metrics/EXPERIMENT.epoch12.train.seed3.json.
+    """
+    prepared = Path("data/prepared") / _dataset(experiment)
+    options = {
+        "seed": seed, "threads": threads, "radius_mm": radius_mm, "label_radius_mm": label_radius_mm,
+        "weight_std_mm": weight_std_mm,
+    }  # fmt: skip
+    if (split, epoch, part) == (None, "best", None) and not any(value is not None for value in options.values()):
+        from equisynth.stages import evaluate as stage
+
+        with _timed(f"evaluate@{experiment}"):
+            stage.run(experiment, prepared, Path("predictions") / experiment, cache=cache, jobs=jobs)
+        return
+    from equisynth.variants import Registering
+    from equisynth.variants import evaluate as evaluate_variant
+
+    evaluate_variant(experiment, prepared, split, epoch, Registering(part, cache, jobs, options))
 
 
 @app.command(rich_help_panel=STAGES)
@@ -129,50 +168,140 @@ def report(experiment: Experiment) -> None:
         stage.run(experiment)
 
 
+@app.command(rich_help_panel=STAGES)
+def overview() -> None:
+    """One page of all experiments that opens offline: reports/index.html."""
+    from equisynth.stages import overview as stage
+
+    with _timed("overview"):
+        stage.run()
+
+
+@app.command(rich_help_panel=TASKS)
+def compare(
+    experiments: Annotated[list[str], typer.Argument(help="Two or more; all are compared with the first.")],
+    split: Annotated[str, typer.Option(help="test, validate, or train where it was evaluated.")] = "test",
+    measure: Annotated[list[str] | None, typer.Option(help="Such as mae; may be repeated. Default: all.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
+) -> None:
+    """Differences between evaluated experiments, with paired bootstrap intervals over cases."""
+    from equisynth.compare import run as run_compare
+    from equisynth.compare import show
+    from equisynth.params import read
+
+    comparisons = run_compare(experiments, split, measure or [], read())
+    if as_json:
+        print(json.dumps([comparison.to_json() for comparison in comparisons], indent=2, ensure_ascii=False))
+    else:
+        show(comparisons)
+
+
 @app.command(rich_help_panel=TASKS)
 def predict(
-    image: Annotated[Path | None, typer.Argument(help="Input image: a raw scan (.nii, .nii.gz), or .tif.")] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Scans (.nii, .nii.gz, a DICOM folder), .tif, .png, .jpg; folders of them; BIDS trees."),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION or a folder.")] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Where the synthesised image goes; its record goes beside it as .json.")
+        Path | None,
+        typer.Option(help="Where the synthesised image goes, or a folder for several; records beside them as .json."),
     ] = None,
     t1: Annotated[
-        Path | None, typer.Option(help="T1 scan of the same subject, on any grid: finds white matter as training did.")
+        str | None,
+        typer.Option(help="T1 scan of the same subject: finds white matter as training did. For a BIDS tree: T1w."),
     ] = None,
     prepared: Annotated[
         bool, typer.Option("--prepared", help="IMAGE is prepared as the training images were: take it as it is.")
     ] = False,
     mask: Annotated[Path | None, typer.Option(help="Valid region on the image's grid; default: all valid.")] = None,
+    pattern: Annotated[str | None, typer.Option(help="Names to take from folders, e.g. '*_T2.nii.gz'.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Images at once, each in a process of its own.")] = 1,
+    batch: Annotated[int | None, typer.Option(min=1, help="Tiles at once; default: 4 on a GPU, else 1.")] = None,
+    precision: Annotated[str, typer.Option(help="no, bf16 or fp16 (networks only).")] = "no",
+    flips: Annotated[
+        str, typer.Option(help="Average over mirrored tiles: none, trained (if training mirrored) or all.")
+    ] = "none",
     experiment: Annotated[str | None, typer.Option(help="Pipeline stage: all validation and test cases.")] = None,
+    split: Split = None,
+    epoch: Epoch = "best",
+    save_slices_over_dims: Annotated[
+        str | None, typer.Option(help="0,1,2: write slices across these axes as PNG: reports/slices/EXPERIMENT.")
+    ] = None,
+    save_full_valid_tiles: Annotated[
+        bool, typer.Option("--save-full-valid-tiles", help="Write tiles of sections as PNG: reports/tiles/EXPERIMENT.")
+    ] = False,
+    save_labels: Annotated[bool, typer.Option("--save-labels", help="Cut real images likewise.")] = False,
     device: Device = None,
     force: Annotated[bool, typer.Option(help="Overwrite OUTPUT and its record if they exist.")] = False,
 ) -> None:
-    """Synthesise the other modality: of IMAGE with --model and --output, or of an --experiment's cases."""
+    """Synthesise the other modality: of IMAGES with --model and --output, or of an --experiment's cases.
+
+    Several images: finished ones are skipped, summary.csv and summary.json tell what became of each; exit code 1 if any
+    failed.
+    """
+    variant = (split, epoch, save_slices_over_dims, save_full_valid_tiles or save_labels) != (None, "best", None, False)
     if experiment is not None:
-        if image is not None or model is not None or output is not None or t1 is not None or prepared:
-            raise UserError("predict: --experiment stands alone; leave out IMAGE and the options of a single image")
-        from equisynth.stages import predict as stage
+        if images or model is not None or output is not None or t1 is not None or prepared:
+            raise UserError("predict: --experiment stands alone; leave out IMAGES and the options that go with them")
+        dataset = Path("data/prepared") / _dataset(experiment)
+        if not variant:
+            from equisynth.stages import predict as stage
 
-        dataset, folder = Path("data/prepared") / _dataset(experiment), Path("predictions") / experiment
-        with _timed(f"predict@{experiment}"):
-            stage.run(Path("models") / experiment, dataset, folder, device=device)
+            with _timed(f"predict@{experiment}"):
+                stage.run(Path("models") / experiment, dataset, Path("predictions") / experiment, device=device)
+            return
+        from equisynth.cuts import Cuts
+        from equisynth.variants import predict as predict_variant
+
+        cuts = Cuts.chosen(save_slices_over_dims, save_full_valid_tiles, save_labels)
+        predict_variant(experiment, dataset, split, epoch, cuts, device)
         return
-    if image is None or model is None or output is None:
-        raise UserError("predict: give IMAGE, --model and --output (or --experiment NAME for the pipeline's stage)")
+    if variant:
+        raise UserError("predict: --split, --epoch and --save-... go with --experiment; leave them out, or name one")
+    if not images or model is None or output is None:
+        raise UserError("predict: give IMAGES, --model and --output (or --experiment NAME for the pipeline's stage)")
     from equisynth.apply import Request, predict_file
+    from equisynth.cohort import is_one_image
 
-    predict_file(Request(image, model, output, mask, t1, prepared, device, force))
+    one = is_one_image(images, output)
+    scan = None if t1 is None or not one else Path(t1)
+    request = Request(images[0], model, output, mask, scan, prepared, device, force, precision, batch, flips)
+    if one:
+        predict_file(request)
+        return
+    from equisynth.cohort_run import run as run_cohort
+
+    raise typer.Exit(run_cohort(images, request, pattern, t1, jobs))
 
 
 @app.command(rich_help_panel=TASKS)
 def search(
     experiment: Experiment,
     trials: Annotated[int | None, typer.Option(min=1, help="Total number of trials; default: params.yaml.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes; others may join from other machines.")] = 1,
+    confirm: Annotated[int, typer.Option(min=0, help="Repeat so many of the best trials with fresh seeds.")] = 0,
+    apply: Annotated[bool, typer.Option("--apply", help="Write the best values into params.yaml; shows what.")] = False,
 ) -> None:
     """Search loss weights with Optuna; an interrupted search continues."""
-    from equisynth.search import run as run_search
+    from equisynth.search.run import run as run_search
 
-    run_search(experiment, trials=trials)
+    run_search(experiment, trials, jobs, confirm, apply)
+
+
+@app.command(rich_help_panel=TASKS)
+def figures(
+    experiment: Experiment,
+    case: Annotated[str | None, typer.Option(help="Of the split; default: its first one.")] = None,
+    split: Annotated[str, typer.Option(help="test, validate or train.")] = "test",
+    output: Annotated[
+        Path | None, typer.Option(help="PNG file; default: reports/figures/EXPERIMENT/SPLIT-CASE.png.")
+    ] = None,
+) -> None:
+    """Draw one case's whole pass: input, deformed input, outputs, deformed labels, deformations."""
+    from equisynth.figures import run as draw
+
+    draw(experiment, Path("data/prepared") / _dataset(experiment), case, split, output)
 
 
 @app.command(rich_help_panel=TASKS)

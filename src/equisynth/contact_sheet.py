@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from equisynth.datasets.prepared import SPLITS, PreparedDataset
 from equisynth.datasets.roles import REGIONS
+from equisynth.orientation import sizes_to_ras, to_ras
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -165,8 +166,16 @@ def _draw(ax: Axes, image: Array, aspect: float, masks: Mapping[str, Array], n_d
 
 
 def _cut(dataset: PreparedDataset, case: str, sides: Sequence[str], plane: int) -> _Slice:
-    """The middle slice across an axis of a volume; a 2D image whole."""
+    """The middle slice across an axis of a volume, its axes turned to the right, the front and up; a picture whole."""
     shape, voxel_size = dataset.shape(case), dataset.info.voxel_size
+    orientation = dataset.info.preparation.get("orientation", "RAS")
+
+    def seen(values: Array) -> Array:
+        return to_ras(values, orientation) if len(shape) == 3 else values
+
+    if len(shape) == 3:
+        shape = tuple(int(size) for size in sizes_to_ras(shape, orientation))
+        voxel_size = sizes_to_ras(voxel_size, orientation)
     across = plane if len(shape) == 3 else None
     inside = [axis for axis in range(len(shape)) if axis != across]
     step = max(1, -(-max(shape[axis] for axis in inside) // SIDE))
@@ -176,9 +185,9 @@ def _cut(dataset: PreparedDataset, case: str, sides: Sequence[str], plane: int) 
         name = role.removesuffix("_mask")
         mask = dataset.region(case, name) if name in REGIONS else dataset.mask(case, name)
         if mask is not None:
-            masks[role] = np.asarray(mask[index])
+            masks[role] = np.asarray(seen(mask)[index])
     first, second = (voxel_size[axis] for axis in inside)
-    images = tuple(np.asarray(dataset.image(case, side)[index]) for side in sides)
+    images = tuple(np.asarray(seen(dataset.image(case, side))[index]) for side in sides)
     if len(shape) == 3:
         return _Slice(images, masks, second / first)
     # Rows go from top to bottom: the drawing swaps axes for the volumes' sake.
