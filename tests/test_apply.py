@@ -72,6 +72,10 @@ def test_an_image_that_fits_is_translated(model: str, tmp_path: Path, capsys: py
     assert captured.err == ""
     record = json.loads((tmp_path / "out.json").read_text())
     assert (record["prepared"], record["parameters"], record["warnings"]) == (True, {}, [])
+    assert (record["precision"], record["flips"], record["device"]) == ("no", "none", "cpu")
+    assert record["files"] == {"input": sha256(tmp_path / "in.nii"), "output": sha256(output)}
+    predict(tmp_path / "in.nii", model, tmp_path / "mean.nii", prepared=True, flips="all", batch=3)
+    assert not np.allclose(nibabel.load(tmp_path / "mean.nii").get_fdata(), image.get_fdata())
 
 
 @pytest.mark.parametrize(("suffix", "reason"), [(".nii", "names no preparation"), (".tif", "none of TIFF images")])
@@ -120,7 +124,7 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "2D": ("in.nii", lambda path: write(path, np.ones((12, 10))), "expected one 3D image"),
     "4D": ("in.nii", lambda path: write(path, np.ones((*SHAPE, 2))), "expected one 3D image"),
     "far voxel size": ("in.nii", lambda path: write(path, ones(), 10.0), "voxel size 10"),
-    "suffix": ("in.png", lambda path: path.write_text("x"), "must end with"),
+    "suffix": ("in.mgz", lambda path: path.write_text("x"), "must end with"),
     "folder": ("in.nii", lambda path: path.mkdir(), "is a folder"),
 }
 

@@ -17,6 +17,7 @@ import torch
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy import ndimage
 
+from equisynth import cohort_run
 from equisynth.apply import NOTICE, Request, predict_file
 from equisynth.datasets.head import head_atlas
 from equisynth.datasets.ixi import IxiPreparation, constants, prepare_case
@@ -376,9 +377,29 @@ def test_base_dependencies_are_enough(phantom: Phantom, tmp_path: Path) -> None:
     calls = [
         ["predict", str(phantom.t2), *options, str(tmp_path / "raw.nii"), "--t1", str(phantom.t1)],
         ["predict", str(phantom.prepared), *options, str(tmp_path / "prepared.nii"), "--prepared"],
+        ["predict", str(phantom.t2), str(phantom.t1), *options, str(tmp_path / "cohort")],
     ]
     command = [sys.executable, "-c", WITHOUT_PIPELINE, json.dumps(calls)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert phantom.apart(nibabel.load(tmp_path / "raw.nii").get_fdata()) < 1e-4
     assert phantom.apart(nibabel.load(tmp_path / "prepared.nii").get_fdata()) == 0
+
+
+def test_in_a_bids_tree_each_subject_has_its_own_t1(phantom: Phantom, tmp_path: Path) -> None:
+    """A cohort's outputs are those of the scans one by one, here with the white matter found on the T1."""
+    for subject, gain in (("sub-1", 1.0), ("sub-2", 3.0)):
+        folder = tmp_path / "in" / subject / "anat"
+        folder.mkdir(parents=True)
+        nibabel.save(phantom.image("T2", gain), folder / f"{subject}_T2w.nii.gz")
+        nibabel.save(phantom.image("T1"), folder / f"{subject}_T1w.nii.gz")
+    request = Request(Path(), phantom.model, tmp_path / "out", device="cpu")
+    assert cohort_run.run([tmp_path / "in"], request, t1="T1w") == 0
+    expected = phantom.predict(phantom.t2, t1=phantom.t1).get_fdata()
+    for subject in ("sub-1", "sub-2"):
+        output = tmp_path / "out" / subject / "anat" / f"{subject}_desc-synthesised_PDw.nii.gz"
+        assert np.abs(nibabel.load(output).get_fdata() - expected).max() < 0.02
+        record = json.loads(output.with_name(f"{subject}_desc-synthesised_PDw.json").read_text())
+        assert record["t1"] == f"{subject}_T1w.nii.gz"
+        assert record["parameters"]["white_matter_from"] == "T1"
+        assert set(record["files"]) == {"input", "t1", "output"}

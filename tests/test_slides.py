@@ -182,6 +182,50 @@ def test_damage_is_one_line_that_names_the_file(tmp_path: Path, kind: str, damag
     assert "\n" not in str(error.value)
 
 
+def test_a_grey_or_black_picture_is_refused_by_a_model_of_colours(tmp_path: Path) -> None:
+    for name, values, message in (
+        ("grey.tif", picture()[..., 0], r"grey.tif: is grey, the model expects colours \(RGB\)"),
+        ("black.tif", np.zeros((60, 70, 3), np.uint8), "black.tif: every pixel is zero; is this the right file"),
+        (
+            "dark.tif",
+            np.full((60, 70, 3), 200, np.uint16),
+            "dark.tif: every pixel is zero",
+        ),  # below the first of 8 bits
+    ):
+        tifffile.imwrite(tmp_path / name, values)
+        with pytest.raises(UserError, match=message):
+            predict_tiff(IDENTITY, tmp_path / name, tmp_path / "out.tif")
+        assert not (tmp_path / "out.tif").exists()
+
+
+PIXELS = {"PhysicalSizeX": 0.25, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.5, "PhysicalSizeYUnit": "µm"}
+
+
+@pytest.mark.parametrize("axes", ["YXS", "CYX", "CYX of pages"])
+@pytest.mark.parametrize("options", [{}, {"tile": (64, 48), "compression": "adobe_deflate"}])
+def test_ome_tiff_keeps_its_pixel_size(tmp_path: Path, axes: str, options: dict[str, Any]) -> None:
+    """Channels interleaved, in planes of one page, or in pages of their own."""
+    values = picture() if axes == "YXS" else np.moveaxis(picture(), -1, 0)
+    kind = {"photometric": "minisblack" if "pages" in axes else "rgb"}
+    if axes == "CYX":
+        kind["planarconfig"] = "separate"
+    metadata = {"axes": axes[:3], **PIXELS}
+    tifffile.imwrite(tmp_path / "in.ome.tif", values, ome=True, metadata=metadata, **kind, **options)
+    predict_tiff(IDENTITY, tmp_path / "in.ome.tif", tmp_path / "out.ome.tif")
+    with tifffile.TiffFile(tmp_path / "out.ome.tif") as found:
+        assert found.is_ome
+        assert np.array_equal(found.pages[0].asarray(), picture())
+        for key, value in PIXELS.items():
+            assert f'{key}="{value}"' in found.ome_metadata
+
+
+def test_ome_tiff_of_several_pictures_is_refused(tmp_path: Path) -> None:
+    stack = np.stack([picture()] * 4)
+    tifffile.imwrite(tmp_path / "in.ome.tif", stack, ome=True, photometric="rgb", metadata={"axes": "ZYXS"})
+    with pytest.raises(UserError, match=r"in.ome.tif: .*holds several pictures \(Z 4\)"):
+        predict_tiff(IDENTITY, tmp_path / "in.ome.tif", tmp_path / "out.ome.tif")
+
+
 PEAK = """
 import resource, sys
 from types import SimpleNamespace

@@ -84,6 +84,27 @@ def test_scaled_integers_are_read_as_what_they_mean(tmp_path: Path) -> None:
     assert np.allclose(nibabel.load(tmp_path / "out.nii").get_fdata(), given, rtol=1e-5)
 
 
+@pytest.mark.parametrize("damage", ["checksum", "cut in the checksum", "cut before it", "more behind it"])
+def test_a_gzip_file_is_read_to_its_checksum(tmp_path: Path, damage: str) -> None:
+    """Every voxel is there in all of these: who stops after the last one sees nothing."""
+    path = tmp_path / "in.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.random.RandomState(0).rand(9, 8, 7), np.eye(4)), path)
+    assert read_volume(path).shape == (9, 8, 7)
+    whole = path.read_bytes()
+    path.write_bytes(
+        {
+            "checksum": whole[:-8] + bytes([whole[-8] ^ 1]) + whole[-7:],
+            "cut in the checksum": whole[:-6],
+            "cut before it": whole[:-8],
+            "more behind it": whole + b"something else",
+        }[damage]
+    )
+    assert np.asanyarray(nibabel.load(path).dataobj).shape == (9, 8, 7)
+    with pytest.raises(UserError, match=r"in.nii.gz: cannot be read .* the file is damaged, get it again") as caught:
+        read_volume(path)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_single_slice_and_a_trailing_axis_keep_their_shape(tmp_path: Path) -> None:
     for patch, shape in (((8, 8), (9, 12)), ((8, 8, 8), (9, 12, 1)), ((8, 8, 8), (9, 12, 10, 1))):
         model = SimpleNamespace(description=describe(patch), **vars(IDENTITY))

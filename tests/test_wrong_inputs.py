@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from wrong_inputs import data, disks, images, models, settings, workplace
+from wrong_inputs import cohorts, data, disks, images, models, settings, workplace
 from wrong_inputs.entry import Wrong
 from wrong_inputs.runner import Outcome, attempt
 
@@ -25,6 +25,7 @@ TOPICS = {
     "Command line and params.yaml": settings.ENTRIES,
     "Raw data, prepared data, evaluation": data.ENTRIES,
     "Images to translate": images.ENTRIES,
+    "Cohorts, DICOM, pictures": cohorts.ENTRIES,
     "Models, registry, search": models.ENTRIES,
     "Disks and folders": disks.ENTRIES,
 }

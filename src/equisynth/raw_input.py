@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
-from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any
@@ -21,7 +20,7 @@ from equisynth import datasets
 from equisynth.config import Data
 from equisynth.datasets.raw_scan import FloatArray, Mask, ModelGrid, Scan, edge_shares
 from equisynth.errors import UserError
-from equisynth.volumes import Volume, read_volume
+from equisynth.volumes import Volume
 
 FAR, FARTHEST = 1.25, 3.0
 """Ratio of voxel sizes, on any axis, beyond which a user is told of resampling; beyond which a model says nothing."""
@@ -179,19 +178,18 @@ def edge_warnings(body: Mask, preparation: Mapping[str, Any]) -> list[str]:
     return [f"the body touches the edge of the field of view: {', '.join(sides)}"] if sides else []
 
 
-def read_scan(path: Path) -> tuple[Scan, Volume]:
-    """A scan and the file as it was read.
+def as_scan(volume: Volume) -> Scan:
+    """A volume that was read as a scan in space.
 
     Raises:
-        UserError: unreadable, fewer than three axes, or an affine that is singular.
+        UserError: fewer than three axes, or an affine that is singular.
     """
-    volume = read_volume(path)
-    affine = np.asarray(volume.image.affine, dtype=np.float64)
+    path, affine = volume.path, np.asarray(volume.image.affine, dtype=np.float64)
     if min(volume.shape) < 2:
         raise UserError(f"{path}: shape {volume.shape}, expected a volume with at least two voxels along each axis")
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
         raise UserError(f"{path}: its affine is singular; mend its header, or convert it from DICOM again")
-    return Scan(volume.values.astype(np.float32), affine), volume
+    return Scan(volume.values.astype(np.float32), affine)
 
 
 def _upright(scan: Scan, orientation: str) -> npt.NDArray[np.float64]:

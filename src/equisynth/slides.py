@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import struct
 import zlib
 from collections import OrderedDict
@@ -33,6 +34,7 @@ class Slide:
 
     Attributes:
         shape: rows and columns.
+        samples: channels that are stored: in each pixel, or of OME-TIFF in a page each.
 
     Raises:
         UserError: absent, not a TIFF, or not of this kind.
@@ -46,7 +48,8 @@ class Slide:
             self._file = tifffile.TiffFile(self.path)
             self.page: Any = self._file.pages[0]
             self.shape = (int(self.page.imagelength), int(self.page.imagewidth))
-            samples, photometric = int(self.page.samplesperpixel), self.page.photometric.name
+            planes = _planes(self._file)
+            samples, photometric = int(self.page.samplesperpixel) * planes, self.page.photometric.name
         except FileNotFoundError:
             raise UserError(f"{path}: not found; expected a TIFF image") from None
         except Exception as error:  # damaged headers raise many kinds
@@ -56,7 +59,8 @@ class Slide:
             raise UserError(f"{path}: holds {found}, expected 8 or 16-bit RGB or grey")
         if (channels == 1 and samples > 2) or (channels == 3 and samples not in (1, 2, 3, 4)) or channels not in (1, 3):
             raise UserError(f"{path}: has {samples} channels, the model expects {channels}")
-        contiguous = self.page.planarconfig == tifffile.PLANARCONFIG.CONTIG
+        self.samples = samples
+        contiguous = self.page.planarconfig == tifffile.PLANARCONFIG.CONTIG and planes == 1
         self._whole: np.ndarray | None = None
         if self.page.is_memmappable and contiguous:
             try:
@@ -64,7 +68,7 @@ class Slide:
             except ValueError as error:  # shorter than it says
                 raise UserError(f"{path}: cannot be read ({error}); the file is damaged, get it again") from None
         elif not contiguous:
-            self._whole = np.moveaxis(self.page.asarray(), 0, -1)
+            self._whole = np.moveaxis((self.page if planes == 1 else self._file.series[0]).asarray(), 0, -1)
         self._decoded: OrderedDict[int, np.ndarray | None] = OrderedDict()
 
     def __enter__(self) -> Slide:
@@ -77,6 +81,14 @@ class Slide:
     def tile(self) -> tuple[int, int] | None:
         """Rows and columns of a tile; None: stored in strips."""
         return (int(self.page.tilelength), int(self.page.tilewidth)) if self.page.is_tiled else None
+
+    @property
+    def pixel_size(self) -> dict[str, Any]:
+        """Physical size of a pixel as OME-TIFF names it; empty where none is stated so."""
+        if not self._file.is_ome:
+            return {}
+        pixels = re.search(r"<(\w+:)?Pixels\b[^>]*>", self._file.ome_metadata)
+        return dict(re.findall(r'\b(PhysicalSize[XY](?:Unit)?)="([^"]*)"', pixels[0] if pixels else ""))
 
     def read(self, place: tuple[slice, ...]) -> np.ndarray:
         """A window (rows, columns) or (rows, columns, 3), uint8 (16-bit values are scaled down)."""
@@ -150,6 +162,22 @@ class Slide:
         return array[..., None] if array.ndim == 2 else array
 
 
+def _planes(file: Any) -> int:
+    """Pages that OME-TIFF keeps the channels of the first image in, mostly one.
+
+    Raises:
+        ValueError: the image has depth, or changes in time.
+    """
+    if not file.is_ome:
+        return 1
+    sizes = {axis: size for axis, size in zip(file.series[0].axes, file.series[0].shape, strict=True) if size > 1}
+    others = set(sizes) - set("YXSC")
+    if others:
+        found = ", ".join(f"{axis} {sizes[axis]}" for axis in sorted(others))
+        raise ValueError(f"holds several pictures ({found}); split it into single ones")
+    return int(sizes.get("C", 1))
+
+
 def predict_tiff(
     model: Predictor,
     input_path: Path | str,
@@ -168,17 +196,27 @@ def predict_tiff(
     """
     data = model.description.settings.data
     with Slide(input_path, data.input.channels) as slide:
+        if data.input.channels == 3 and slide.samples < 3:
+            raise UserError(
+                f"{input_path}: is grey, the model expects colours (RGB); take a picture or a model that fits"
+            )
+        nonzero = False
         mask = None if mask_path is None else Slide(mask_path, channels=1)
         if mask is not None and mask.shape != slide.shape:
             raise UserError(f"{mask_path}: shape {mask.shape}, expected that of {input_path}, {slide.shape}")
 
         def read(place: tuple[slice, ...]) -> tuple[np.ndarray, np.ndarray | None]:
-            return slide.read(place), None if mask is None else mask.read(place)
+            nonlocal nonzero
+            values = slide.read(place)
+            nonzero = nonzero or bool(values.any())
+            return values, None if mask is None else mask.read(place)
 
         slabs = translate_slabs(model.predict, read, slide.shape, model.description, PICTURE, batch_size, progress)
         pictures = (to_8_bit(slab) for _, slab in slabs)
         with atomic_path(output_path) as temporary:
             _write(temporary, pictures, slide, data.label.channels)
+            if not nonzero:
+                raise UserError(f"{input_path}: every pixel is zero; is this the right file?")
 
 
 def _write(path: Path, slabs: Iterator[np.ndarray], slide: Slide, channels: int) -> None:
@@ -192,10 +230,13 @@ def _write(path: Path, slabs: Iterator[np.ndarray], slide: Slide, channels: int)
         "resolutionunit": slide.page.resolutionunit,
         "metadata": None,
     }
+    ome = slide.pixel_size
+    if ome:
+        options["metadata"] = {"axes": "YXS" if channels > 1 else "YX", **ome}
     big = math.prod(shape) > BIG_TIFF_BYTES
     if slide.tile is not None:
         compressed = slide.page.compression != 1
-        with tifffile.TiffWriter(path, bigtiff=big) as writer:
+        with tifffile.TiffWriter(path, bigtiff=big, ome=bool(ome)) as writer:
             writer.write(
                 _tiles(slabs, slide.shape[1], slide.tile),
                 shape=shape,
@@ -206,7 +247,8 @@ def _write(path: Path, slabs: Iterator[np.ndarray], slide: Slide, channels: int)
             )
         return
     rows_per_strip = min(int(slide.page.rowsperstrip), slide.shape[0])
-    target = tifffile.memmap(path, shape=shape, dtype=np.uint8, bigtiff=big, rowsperstrip=rows_per_strip, **options)
+    options |= {"bigtiff": big, "ome": bool(ome), "rowsperstrip": rows_per_strip}
+    target = tifffile.memmap(path, shape=shape, dtype=np.uint8, **options)
     first = 0
     for slab in slabs:
         target[first : first + len(slab)] = slab if channels > 1 else slab[..., 0]

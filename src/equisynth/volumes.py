@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 import numpy as np
 
 from equisynth.errors import UserError
+
+BLOCK = 2**20
+"""Bytes that are unpacked at once where only a checksum is wanted."""
 
 
 @dataclass(frozen=True)
@@ -114,12 +118,25 @@ def _values(image: Any, path: Path | str) -> np.ndarray:
     """The stored array; damage that the header does not show comes to light here."""
     try:
         values = np.asanyarray(image.dataobj)
+        if str(path).endswith(".gz"):
+            _check_gzip(path)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: cannot be read ({reason:.120}); the file is damaged, get it again") from None
     if not values.size:
         raise UserError(f"{path}: holds no voxel (shape {values.shape})")
     return values
+
+
+def _check_gzip(path: Path | str) -> None:
+    """Reads to the end, where the checksum is: nibabel stops after the last voxel, before it is compared.
+
+    Raises:
+        OSError, EOFError, zlib.error: as gzip does of damaged and truncated files.
+    """
+    with gzip.open(path) as file:
+        while file.read(BLOCK):
+            pass
 
 
 def _without_singletons(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -45,7 +45,7 @@ def _directory(folder: Path) -> None:
     (folder / INPUT).mkdir()
 
 
-def _photos(folder: Path) -> None:
+def photos(folder: Path) -> None:
     """A model of photographs in three colours."""
     from equisynth.description import FORMAT, Description, write_description
     from equisynth.methods.base import build_method
@@ -63,7 +63,7 @@ def _photos(folder: Path) -> None:
 
 def _picture(name: str, what: str, words: tuple[str, ...], step: Arrange, more: str = "--device cpu") -> Wrong:
     command = predict("slide.tif", "models/photos", "out.tif", more)
-    return Wrong(name, what, command, words, together(_photos, step))
+    return Wrong(name, what, command, words, together(photos, step))
 
 
 def _tiff(content: np.ndarray, name: str = "slide.tif") -> Arrange:
@@ -101,9 +101,9 @@ ENTRIES = (
     _image(
         "image suffix",
         "an input of another format",
-        ("must end with", ".nii.gz", ".tif"),
-        text("T2.png"),
-        file="T2.png",
+        ("must end with", ".nii.gz", ".tif", ".png", "DICOM"),
+        text("T2.mgz"),
+        file="T2.mgz",
     ),
     # its content
     _image("image NaN", "an image with NaN", ("not finite", "NaN"), image(INPUT, single(100, np.nan))),

@@ -12,9 +12,10 @@ import torch
 from sqlalchemy.orm import configure_mappers
 
 import equisynth.apply
+import equisynth.cohort_run
 import equisynth.evaluation.aligned
 import equisynth.methods.equivariant
-import equisynth.search
+import equisynth.search.run
 import equisynth.stages.evaluate
 import equisynth.stages.predict
 import equisynth.stages.prepare

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from wrong_inputs.entry import Wrong
+from wrong_inputs.entry import Wrong, together
 from wrong_inputs.images import predict
 from wrong_inputs.workplace import EXPERIMENT, MODEL, REMOVED, change, change_json, remove, text, truncate
 
@@ -73,6 +73,12 @@ def _locked(folder: Path) -> Iterator[None]:
     with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
         connection.execute("BEGIN EXCLUSIVE")
         yield
+
+
+def _no_truth(folder: Path) -> None:
+    """Prepared data without the true aligned label."""
+    for path in (folder / "data/prepared/ixi").rglob("label_aligned*"):
+        path.unlink()
 
 
 def _search(name: str, what: str, key: str, value: object, *words: str, **more: object) -> Wrong:
@@ -333,4 +339,70 @@ ENTRIES = (
         ("params.yaml", "search.space", "missing"),
         change("search/space", REMOVED),
     ),
+    _search("search sampler", "an unknown sampler", "sampler", "cmaes", "search.sampler", "'cmaes'", "'tpe'"),
+    _search("search pruner", "an unknown pruner", "pruner", True, "search.pruner", "True", "'median'"),
+    _search("search misspelt", "an unknown key of the search", "sampelr", "tpe", "search.sampelr", "no such key"),
+    _search("search folding", "a share of folded voxels above 1", "max_folded_share", 2, "max_folded_share", "2"),
+    _search("search seeds", "no fresh seeds to confirm with", "confirm_seeds", 0, "search.confirm_seeds", "0", "1"),
+    _search("search seed", "a negative seed of the search", "seed", -1, "search.seed", "-1"),
+    _search("search no choices", "an empty list of choices", "space", {"batch_size": {"choices": []}}, "batch_size"),
+    _search(
+        "search of seeds",
+        "a search of seeds",
+        "space",
+        {"loss.commutation": [0.1, 1], "seed": {"choices": [1, 2]}},
+        "search.space",
+        "'seed'",
+        "--confirm",
+    ),
+    _search(
+        "search of epochs",
+        "a search of epochs, which the search sets itself",
+        "space",
+        {"epochs": {"choices": [1, 2]}},
+        "search.space",
+        "'epochs'",
+        "search.epochs",
+    ),
+    _search(
+        "search driver",
+        "a search's storage whose driver is not installed",
+        "storage",
+        "mysql+pymysql://someone@host/studies",
+        "search.storage",
+        "pymysql",
+        "pip install",
+    ),
+    _search(
+        "search server",
+        "a search's database server that does not answer",
+        "storage",
+        "postgresql+psycopg://someone:secret@127.0.0.1:1/studies",
+        "search.storage",
+        "someone:***@127.0.0.1:1",
+        "cannot be opened",
+    ),
+    Wrong(
+        "search journal",
+        "a search's journal that is none",
+        SEARCH,
+        (f".equisynth/search/{EXPERIMENT}.journal", "no journal", "move it away"),
+        text(f".equisynth/search/{EXPERIMENT}.journal", "studies\n"),
+    ),
+    Wrong(
+        "search without truth",
+        "an objective that needs an aligned label which the data lack",
+        SEARCH,
+        ("params.yaml", "search.objective", "aligned label", "'registered'"),
+        together(change("search/objective", "aligned_mae"), _no_truth),
+    ),
+    Wrong(
+        "search unprepared",
+        "a search on a dataset that is not prepared",
+        SEARCH,
+        ("dataset.json", "not found"),
+        remove("data/prepared/ixi"),
+    ),
+    Wrong("search jobs", "no process to search with", f"search {EXPERIMENT} --jobs 0", ("--jobs", "1")),
+    Wrong("search confirm", "a negative number of confirmations", f"search {EXPERIMENT} --confirm -1", ("--confirm",)),
 )
