@@ -1,20 +1,22 @@
 # Two images from one file:
-#   docker build --target predict  -t equisynth:predict .    applies trained models
+#   docker build --target predict  -t equisynth:predict .    applies trained models: no DVC, Optuna, ITK or MLflow
 #   docker build --target pipeline -t equisynth:pipeline .   the whole pipeline
-# Versions are those of requirements.lock. Which build of torch (CPU or CUDA) comes with them is the package index's
-# choice: with --build-arg TORCH_INDEX=ADDRESS wheels are looked for there too, e.g. the address of the CPU wheels that
-# the PyTorch site gives, for a small image without CUDA libraries.
-ARG PYTHON_VERSION=3.11
+# For a GPU add --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 (or another CUDA version that PyTorch's
+# site names for the pinned torch); --build-arg EXTRAS=[registry] lets the first image pull models by name and serve
+# them. Versions are those of requirements.lock. Sizes and how to run: docs/how-to/containers.md.
+ARG BASE=python:3.11.13-slim-bookworm
 
-FROM python:${PYTHON_VERSION}-slim AS base
+# hadolint ignore=DL3006
+FROM ${BASE} AS base
 ENV PATH=/opt/equisynth/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 RUN useradd --create-home --uid 1000 equisynth
 
 # Dependencies come first, with an empty package in place of ours: editing the source does not install them again.
+# Wheels of torch without CUDA carry a local version (+cpu), which pip prefers to the package index's.
 FROM base AS dependencies
-ARG TORCH_INDEX=""
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV PIP_CONSTRAINT=/build/requirements.lock \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_EXTRA_INDEX_URL=${TORCH_INDEX} \
@@ -24,12 +26,14 @@ COPY pyproject.toml requirements.lock README.md LICENSE ./
 RUN python -m venv /opt/equisynth && mkdir -p src/equisynth && touch src/equisynth/__init__.py
 
 FROM dependencies AS predict-build
-RUN pip install . && pip uninstall --yes equisynth
+ARG EXTRAS=""
+# PIP_CONSTRAINT pins every version.
+# hadolint ignore=DL3013
+RUN pip install ".${EXTRAS}" && pip uninstall --yes equisynth
 COPY src src
 RUN pip install --no-deps .
 
 FROM dependencies AS pipeline-build
-# PIP_CONSTRAINT pins every version.
 # hadolint ignore=DL3013
 RUN pip install ".[pipeline]" && pip uninstall --yes equisynth
 WORKDIR /home/equisynth/pipeline

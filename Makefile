@@ -8,6 +8,7 @@
 #   make figures                   the README's table, from the reports of the last demo
 #   make screenshots               pictures of `mlflow ui` and the report
 #   make wrong-inputs              docs/wrong-inputs.md, from the tests that try them
+#   make reference                 docs/reference, from the code
 #   make clean                     what can be made again: the environment, caches (never data, models or runs)
 PYTHON ?= python3
 WORKERS ?= 2
@@ -23,7 +24,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 # install may replace it by another build.
 TORCH := torch==2.13.0 torchvision==0.28.0
 
-.PHONY: env demo proof proof-full test test-all lint lock clean figures screenshots wrong-inputs
+.PHONY: env demo proof proof-full test test-all lint lock clean figures screenshots wrong-inputs reference
 
 env: $(STAMP)
 
@@ -80,6 +81,9 @@ screenshots: $(STAMP)
 
 wrong-inputs: $(STAMP)
 	WRITE_WRONG_INPUTS=1 $(BIN)/python -m pytest tests/test_wrong_inputs.py
+
+reference: $(STAMP)
+	$(BIN)/python scripts/reference.py
 
 clean:
 	rm -rf $(ENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -54,7 +54,8 @@ def write_model(folder: Path, settings: Settings, seed: int = 0) -> None:
     torch.manual_seed(seed)
     network = method_class(settings.method).predictor(settings)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({f"i2i.{key}": value for key, value in network.state_dict().items()}, folder / "model.safetensors")
+    states = {f"i2i.{key}": value.contiguous() for key, value in network.state_dict().items()}
+    save_file(states, folder / "model.safetensors")
     description = Description(format=FORMAT, settings=settings, preparation={}, best_epoch=3, selection=0.1)
     write_description(folder, description)
     history = folder.parent.parent / "reports/history" / f"{folder.name}.json"

@@ -53,4 +53,13 @@ def read_description(folder: Path) -> Description:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: {key}: {first['msg']}; the file was changed or is damaged") from None
+        raise UserError(f"{path}: {key}: {_reason(first['type'], first['msg'])}") from None
+
+
+def _reason(kind: str, message: str) -> str:
+    """What is wrong with a key, and what to do."""
+    if kind == "extra_forbidden":
+        return "unknown to this version of equisynth; update equisynth, or remove the key if it was added by hand"
+    if kind == "missing":
+        return "is missing: the file was changed or is damaged; train or pull the model again"
+    return f"{message}; the file was changed or is damaged: train or pull the model again"
