@@ -41,6 +41,7 @@ demo: $(STAMP)
 	$(BIN)/dvc repro
 	$(BIN)/dvc metrics show
 	@$(BIN)/python scripts/timings.py --since .equisynth/demo-started
+	@echo "report: reports/index.html"
 	@echo "model: models:/ixi@champion; its runs: $(BIN)/mlflow ui"
 
 proof proof-full: export PROOF_DEVICE := $(if $(GPU),cuda,cpu)

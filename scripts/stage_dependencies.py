@@ -18,7 +18,9 @@ from source_imports import PACKAGE, REPOSITORY, imports_of, module_file, reachab
 
 DVC = REPOSITORY / "dvc.yaml"
 # Importing these, or changing them, changes no result: they parse arguments and measure time.
-NO_RESULT = {"src/equisynth/cli.py", "src/equisynth/timing.py"}
+COMMANDS = tuple(f"equisynth.commands.{name}" for name in ("stages", "tasks", "options"))
+PARSING = ("equisynth.cli", *COMMANDS, "equisynth.timing")
+NO_RESULT = {f"src/{name.replace('.', '/')}.py" for name in PARSING}
 # Read by a module and not imported by it: copied into each registered version, or put into a page.
 READ = {
     "src/equisynth/registry.py": ["src/equisynth/served_model.py"],
@@ -127,10 +129,9 @@ def rewritten(text: str) -> str:
 
 
 def _helpers_of_command(name: str) -> set[str]:
-    """Our modules imported by those functions of cli.py that the command's function calls."""
-    path = module_file("equisynth.cli")
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    """Our modules imported by those functions of package ``commands`` that the command's function calls."""
+    trees = [ast.parse(module_file(module).read_text(encoding="utf-8")) for module in COMMANDS]
+    functions = {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)}
     called = {
         node.func.id
         for node in ast.walk(functions[name])
