@@ -282,7 +282,11 @@ def test_the_commands_of_the_page_work(model: str, tmp_path: Path, monkeypatch: 
     tree(tmp_path / "study")
     for name in ("T2.nii.gz", "a.nii.gz", "b.nii.gz", "scans/c.nii", "more/d.nii"):
         write_scan(tmp_path / name)
-    lines = [line.split()[1:] for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("equisynth predict")]
+    lines = [
+        line.split()[1:]
+        for line in PAGE.read_text(encoding="utf-8").splitlines()
+        if line.startswith("equisynth predict")
+    ]
     assert len(lines) == 4
     for words in lines:
         command = " ".join(words).replace("models:/ixi@champion", model).replace("--t1 T1w --jobs 4", "--jobs 1")

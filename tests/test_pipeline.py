@@ -129,12 +129,12 @@ def test_wrong_model_names_end_in_one_line(repository: Repository, tmp_path: Pat
 def test_only_stages_that_use_what_changed_run_again(repository: Repository) -> None:
     def edited(name: str) -> set[str]:
         path = repository.folder / name
-        text = path.read_text()
-        path.write_text(text + "\n# changed\n")
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text + "\n# changed\n", encoding="utf-8")
         try:
             return {stage.split("@")[0] for stage in repository.changed()}
         finally:
-            path.write_text(text)
+            path.write_text(text, encoding="utf-8")
 
     assert edited("src/equisynth/report.py") == {"report"}
     assert "train" not in edited("src/equisynth/methods/supervised.py")

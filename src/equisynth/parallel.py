@@ -56,16 +56,16 @@ class Workers:
         Raises:
             UserError: the cluster's workers do not see this folder; else what ``function`` raises.
         """
+        here = Path.cwd()  # workers keep the folder that they were started in, here and on a cluster
         if self._client is None:
             from joblib import Parallel, delayed
 
             parallel = Parallel(n_jobs=self._jobs, return_as="generator_unordered")
-            yield from parallel(delayed(function)(argument) for argument in arguments)
+            yield from parallel(delayed(_from_folder)(here, function, argument) for argument in arguments)
             return
         from distributed import as_completed
 
         # pure: the same call twice is computed twice, whatever the cluster remembers
-        here = Path.cwd()
         futures = [self._client.submit(_from_folder, here, function, argument, pure=False) for argument in arguments]
         for future in as_completed(futures, loop=self._client.loop):
             yield future.result()

@@ -32,7 +32,7 @@ def pictures(folder: Path) -> dict[str, Image.Image]:
 
 
 def test_public_layout(folder: Path) -> None:
-    splits = json.loads((folder / "splits.json").read_text())
+    splits = json.loads((folder / "splits.json").read_text(encoding="utf-8"))
     assert {split: len(cases) for split, cases in splits.items()} == SOURCE.cases
     cases = [case for split in SPLITS for case in splits[split]]
     assert all(len(case) == 12 and case.isdigit() for case in cases)
@@ -64,8 +64,8 @@ def test_a_case_does_not_change_when_others_are_added(folder: Path) -> None:
 
 
 def test_no_photograph_serves_two_splits(folder: Path) -> None:
-    origins = json.loads((folder / "photographs.json").read_text())
-    splits = json.loads((folder / "splits.json").read_text())
+    origins = json.loads((folder / "photographs.json").read_text(encoding="utf-8"))
+    splits = json.loads((folder / "splits.json").read_text(encoding="utf-8"))
     used = {split: {origins[case]["file"] for case in cases} for split, cases in splits.items()}
     assert not used["train"] & used["test"]
     assert not used["train"] & used["validate"]

@@ -32,7 +32,7 @@ def open_study(name: str, experiment: str, options: SearchSettings, create: bool
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with _without_warnings():
+    with _without_warnings(), _whole_journal(experiment, options):
         storage = _storage(experiment, options)
         if not create and name not in optuna.get_all_study_names(storage):
             return None
@@ -105,12 +105,19 @@ def _storage(experiment: str, options: SearchSettings) -> BaseStorage:
         return _database(options.storage)
     path = journal(experiment)
     path.parent.mkdir(parents=True, exist_ok=True)
+    return JournalStorage(JournalFileBackend(str(path), _Lock(path)))
+
+
+@contextmanager
+def _whole_journal(experiment: str, options: SearchSettings) -> Iterator[None]:
+    """Within the block a journal that is none ends in one line: it is read when it is first asked for something."""
     try:
-        return JournalStorage(JournalFileBackend(str(path), _Lock(path)))
+        yield
     except (ValueError, KeyError, AttributeError) as error:  # json's errors among them
-        raise UserError(
-            f"{path}: is no journal of a search ({' '.join(str(error).split()):.100}); move it away to begin anew"
-        ) from None
+        if options.storage is not None:
+            raise
+        path, reason = journal(experiment), " ".join(str(error).split())
+        raise UserError(f"{path}: is no journal of a search ({reason:.100}); move it away to begin anew") from None
 
 
 def _database(url: str) -> BaseStorage:
@@ -123,9 +130,10 @@ def _database(url: str) -> BaseStorage:
     for _ in range(ATTEMPTS):
         try:
             return RDBStorage(url)
-        except ImportError as error:
+        except ImportError:
             advice = "pip install 'equisynth[search]', or name an installed driver"
-            raise UserError(f"{FILE}: search.storage: its driver is not installed ({error}); {advice}") from None
+            driver = make_url(url).drivername
+            raise UserError(f"{FILE}: search.storage: the driver of {driver} is not installed; {advice}") from None
         except (ArgumentError, SQLAlchemyError, StorageInternalError, RuntimeError) as error:
             failure = error.__cause__ if isinstance(error.__cause__, SQLAlchemyError) else error
     try:

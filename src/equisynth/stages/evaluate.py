@@ -76,11 +76,11 @@ def run(
         volumes = folder / ERRORS
         keep_errors = partial(_keep_errors, dataset, volumes)
         details = evaluate(dataset, predictions, settings, remembered(folder), splits, model, cache, jobs, keep_errors)
+        write_json(reports / "evaluation" / f"{name}.json", details)
+        write_json(reports / "metrics" / f"{name}.json", summary(details))
         with atomic_folder(reports / ERRORS / name) as temporary:  # empty, where there are none
             for path in sorted(volumes.rglob("*.nii")):
                 link(path, temporary / path.relative_to(volumes))
-        write_json(reports / "evaluation" / f"{name}.json", details)
-        write_json(reports / "metrics" / f"{name}.json", summary(details))
 
 
 def evaluate(

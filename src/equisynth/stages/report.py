@@ -65,7 +65,8 @@ def run(experiment: str) -> None:
         Path("reports") / part / f"{experiment}.json" for part in ("metrics", "evaluation", "history", "registry")
     ]
     drawn = Path("reports/panels") / experiment
-    panels.write(settings, dataset, Path("predictions") / experiment, details, drawn, beside)
+    there = [path for path in beside if path.is_file()]
+    panels.write(settings, dataset, Path("predictions") / experiment, details, drawn, there)
     log_files(run_of(experiment), out)
 
 
