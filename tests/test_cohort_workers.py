@@ -27,13 +27,14 @@ def test_a_killed_process_costs_its_own_call_only(tmp_path: Path) -> None:
 
 
 def test_who_takes_no_more_waits_for_none(tmp_path: Path) -> None:
+    others = set(multiprocessing.active_children())  # joblib keeps those of earlier tests
     workers = Workers(cohort_work.slow, 2, cohort_work.start, (tmp_path, 1))
     results = workers.map([0.0, 60.0, 60.0], lambda number: number)
     assert next(results) == 0.0
     started = time.monotonic()
     results.close()
     assert time.monotonic() - started < 20
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= others
 
 
 PARENT = """
