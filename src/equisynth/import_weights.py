@@ -25,6 +25,7 @@ from equisynth.files import atomic_folder, sha256, write_json
 from equisynth.methods.base import method_class
 from equisynth.model import WEIGHTS, save_weights
 from equisynth.torch_files import read_torch_file
+from equisynth.trained_method import OPTIONAL
 
 ORIGIN = "imported.json"
 """Beside the model: which file it came from."""
@@ -53,8 +54,6 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     "reg_gan": {"i2i": ("generator",), "registration": ("registration", "reg"), "discriminator": ("discriminator",)},
 }
 """Method -> our network -> what the authors' files call it, see `_plain`."""
-OPTIONAL = "discriminator"
-"""Networks with this in their name are of no use after the training and may be missing."""
 _KINDS = {
     "parametrizations.weight.original": "weight", "weight_orig": "weight",
     "parametrizations.weight.0._u": "u", "weight_u": "u",
