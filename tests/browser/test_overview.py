@@ -72,7 +72,7 @@ def test_it_is_never_wider_than_the_window(opened: Any, width: int) -> None:
 
 
 def test_every_image_is_there(opened: Any) -> None:
-    opened.wait_for_function("[...document.images].every(image => image.complete)")
+    opened.evaluate("Promise.all([...document.images].map(image => image.decode()))")
     assert opened.evaluate("document.images.length") > 40
     assert opened.evaluate("[...document.images].filter(image => !image.naturalWidth).length") == 0
 
@@ -168,7 +168,9 @@ def test_a_held_prediction_turns_into_the_label(opened: Any) -> None:
 def test_a_command_is_copied(opened: Any) -> None:
     button = opened.locator(f"{IXI} [data-copy]").first
     button.click()
-    opened.wait_for_function("document.querySelector('[data-copy]').textContent === 'Copied'")
+    from playwright.sync_api import expect
+
+    expect(button).to_have_text("Copied")  # the page's own policy forbids waiting inside of it
 
 
 def test_pictures_of_it_are_taken_at_two_widths(browser: Any, report: Path, tmp_path: Path) -> None:

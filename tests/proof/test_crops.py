@@ -64,12 +64,24 @@ def test_a_crop_is_a_place_of_the_halved_picture() -> None:
         crops.random_crop(picture, 151, np.random.RandomState(0), "chelsea.png")
 
 
-def test_half_size_is_the_mean_of_four_pixels() -> None:
+def test_half_size_is_smoothed_and_stays_in_place() -> None:
+    from scipy.ndimage import gaussian_filter, shift
     from skimage.data import astronaut
 
-    whole = astronaut().astype(float)
-    expected = (whole[::2, ::2] + whole[1::2, ::2] + whole[::2, 1::2] + whole[1::2, 1::2]) / 4
-    np.testing.assert_array_equal(crops.halved("astronaut.png"), np.rint(expected))
+    half = crops.halved("astronaut.png").astype(float)
+    smooth = gaussian_filter(astronaut().astype(float), (1, 1, 0))
+    between = shift(smooth, (-0.5, -0.5, 0), order=1, mode="nearest")[::2, ::2]  # centres of 2 x 2 pixels
+    assert np.abs(half - between).mean() < 3
+    assert np.abs(half - np.roll(between, 1, axis=1)).mean() > 5
+
+
+def test_half_size_averages_noise_more_than_four_pixels_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).normal(128, 20, (200, 200, 3)).round().astype(np.uint8)
+    monkeypatch.setattr(crops, "read_photograph", lambda _: noise)
+    half = crops.halved("noise.png")
+    assert half.shape == (100, 100, 3)
+    assert half.dtype == np.uint8
+    assert half.std() < 10  # four pixels: 20 / 2
 
 
 @pytest.mark.parametrize(("method", "same"), [("lc_eqsim_com", True), ("lr_eqsim_com", False)])

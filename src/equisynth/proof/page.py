@@ -132,7 +132,7 @@ def _protocol_of_photographs(protocol: Protocol, budget: str) -> Iterator[str]:
     settings = protocol.photographs
     training, names = settings.training, {split: _names(protocol, split) for split in settings.crops}
     size = f"{settings.crop} x {settings.crop}"
-    yield "**Photographs** that scikit-image and scikit-learn ship, at half size (means of 2 x 2 pixels):"
+    yield "**Photographs** that scikit-image and scikit-learn ship, at half size (Pillow's bicubic filter):"
     yield f"{settings.crops['train']} random crops of {size} pixels from {names['train']} train,"
     yield f"{settings.crops['test']} of {names['test']} test, {settings.crops['validate']} of {names['validate']}"
     yield "choose the best epoch. The other modality is the picture with its colours rolled; the label is deformed. The"
