@@ -3,27 +3,26 @@
 It also writes their table in docs/experiments.md.
 
 The stages are those of dvc.yaml that run once per experiment, so nothing is stated twice; experiments that the default
-pipeline runs have their stages there already. Four things differ, all because DVC reads every dvc.yaml of a repository
+pipeline runs have their stages there already. Two things differ, both because DVC reads every dvc.yaml of a repository
 whatever it is asked for:
 
 - Panels are no outputs: what reads their folder, the page of all experiments, would wait for every published one.
 - Outputs are not cached, and figures are no DVC metrics: `dvc pull` would fail and `dvc metrics show` print empty rows
   for what was never run.
-- The source files that a stage depends on are joined by one stage per method into a file below build/: hundreds of
-  stages with their own lists would take DVC seconds, and here each experiment depends on its own method's files only.
 """
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import yaml
-from source_imports import REPOSITORY
-from stage_dependencies import Instance, imported, parameters, stages
 
 from equisynth.files import atomic_path
 from equisynth.params import published, resolve
 
+REPOSITORY = Path(__file__).parent.parent
 FILE = REPOSITORY / "published" / "dvc.yaml"
 PAGE = REPOSITORY / "docs" / "experiments.md"
 BEGIN, END = "<!-- experiments:begin -->\n", "<!-- experiments:end -->"
@@ -46,6 +45,18 @@ EXACT = {
 UNTRACKED = ("reports/panels/${key}",)
 
 
+@cache
+def stages() -> dict[str, Any]:
+    """The stages of dvc.yaml as written."""
+    return dict(yaml.safe_load((REPOSITORY / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
+
+
+@cache
+def parameters() -> dict[str, Any]:
+    """params.yaml as written."""
+    return dict(yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8")))
+
+
 def experiments() -> dict[str, dict[str, str]]:
     """Name -> dataset, method, the method's file and the part of the dataset that it trains on."""
     tree, items = parameters(), {}
@@ -59,48 +70,29 @@ def experiments() -> dict[str, dict[str, str]]:
 
 def text() -> str:
     """The file's content."""
-    items = experiments()
-    per_experiment = {
-        name: content["do"] for name, content in stages().items() if "pipeline" in content.get("foreach", "")
-    }
-    one_of_each = {item["code"]: (key, item) for key, item in items.items()}
-    parts, foreach = [], "&experiments\n" + "".join(f"      {key}: {_flow(item)}\n" for key, item in items.items())
-    for stage, do in per_experiment.items():
-        lists = {
-            f"{stage}-{code}": list(imported(Instance(f"{stage}@{key}", stage, key, item)))
-            for code, (key, item) in one_of_each.items()
-        }
-        code = f"{stage}-${{item.code}}"
-        if len({tuple(files) for files in lists.values()}) == 1:  # the stage knows no method
-            code, lists = stage, {stage: next(iter(lists.values()))}
-        body = yaml.safe_dump(_moved(do, f"build/code/{code}.txt"), sort_keys=False, width=1000)
-        lines = "".join(f"      {line}\n" for line in body.splitlines())
-        parts.append(f"  {stage}:\n    foreach: {foreach}    do:\n{lines}")
-        parts += [_joined(name, files) for name, files in lists.items()]
-        foreach = "*experiments\n"
+    parts = []
+    foreach = "&experiments\n" + "".join(f"      {key}: {_flow(item)}\n" for key, item in experiments().items())
+    for stage, content in stages().items():
+        if "pipeline" in content.get("foreach", ""):
+            body = yaml.safe_dump(_moved(content["do"]), sort_keys=False, width=1000)
+            lines = "".join(f"      {line}\n" for line in body.splitlines())
+            parts.append(f"  {stage}:\n    foreach: {foreach}    do:\n{lines}")
+            foreach = "*experiments\n"
     return HEAD + "\n".join(parts)
 
 
-def _moved(do: dict[str, Any], code: str) -> dict[str, Any]:
+def _moved(do: dict[str, Any]) -> dict[str, Any]:
     """A stage of dvc.yaml as it stands one folder deeper."""
     moved = {"wdir": "..", "cmd": do["cmd"]}
     stated = (EXACT.get(key, [key]) for key in do.get("params", []) if key != "pipeline.${key}")
     if keys := [key for exact in stated for key in exact]:
         moved["params"] = keys
-    moved["deps"] = [path for path in do["deps"] if not path.startswith("src/")] + [code]
+    moved["deps"] = do["deps"]
     outputs = [path for kind in ("outs", "metrics", "plots") for path in do.get(kind, [])]
     paths = [path if isinstance(path, str) else next(iter(path)) for path in outputs]
     paths = [path for path in paths if path not in UNTRACKED]
     moved["outs"] = [{path: {"cache": False}} for path in paths]
     return moved
-
-
-def _joined(name: str, files: list[str]) -> str:
-    """A stage that joins the source files of a stage, of one method where the stage knows methods."""
-    out = f"build/code/{name}.txt"
-    lines = "".join(f"      - {path}\n" for path in files)
-    head = f"  code-{name}:\n    wdir: ..\n    cmd: mkdir -p build/code && cat {' '.join(files)} > {out}\n"
-    return f"{head}    deps:\n{lines}    outs:\n      - {out}: {{cache: false}}\n"
 
 
 def _flow(item: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""Who may import whom, and that each pipeline stage depends on exactly the source files that its command imports."""
+"""Who may import whom, and that each pipeline stage depends on the list of source files that its command imports."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import published_stages
 import pytest
 import yaml
-from source_imports import PACKAGE, REPOSITORY, SOURCE, imports, module_file, module_name, ours, reachable
-from stage_dependencies import DVC, Instance, imported, instances, rewritten, stated
+from published_stages import REPOSITORY
+
+from equisynth.source_imports import PACKAGE, SOURCE, imports, module_file, module_name, ours, reachable
+from equisynth.stages import code
 
 FILES = sorted((SOURCE / PACKAGE).rglob("*.py"))
 NAMES = [module_name(path) for path in FILES]
@@ -103,22 +106,38 @@ def test_command_line_imports_nothing_of_ours_before_it_knows_the_command() -> N
         assert {name for name in early if name.startswith(PACKAGE)} <= {"equisynth.errors", *rooms}
 
 
-INSTANCES = list(instances())
+STAGES = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+CLOSURES = {name: files for stage in code.STAGES for name, files in code.closures(stage).items()}
 
 
-@pytest.mark.parametrize("instance", INSTANCES, ids=lambda instance: instance.name)
-def test_stage_depends_on_the_files_it_imports(instance: Instance) -> None:
-    found, stated_here = set(imported(instance)), stated(instance)
-    others = set().union(*(imported(other) for other in INSTANCES if other.stage == instance.stage))
-    assert found <= stated_here <= others, (
-        f"{instance.name}: dvc.yaml lacks {sorted(found - stated_here)} and has {sorted(stated_here - others)} too "
-        "many; run `python scripts/stage_dependencies.py`"
-    )
+def per_item(stage: dict[str, Any]) -> dict[str, Any]:
+    """Key -> item of a stage with foreach; of any other stage one entry without."""
+    found = re.fullmatch(r"\$\{(\w+)\}", stage.get("foreach", ""))
+    return dict(PARAMETERS[found[1]]) if found else {"": {}}
 
 
-def test_the_lists_of_dependencies_are_the_script_s() -> None:
-    text = DVC.read_text(encoding="utf-8")
-    assert rewritten(text) == text, "dvc.yaml differs from what `python scripts/stage_dependencies.py` writes"
+def stated(stage: str, item: dict[str, str]) -> list[str]:
+    """The lists of source files that a stage depends on, names of layouts and methods filled in as DVC does."""
+    deps = STAGES[stage].get("do", STAGES[stage])["deps"]
+    filled = (re.sub(r"\$\{item\.(\w+)\}", lambda match: item[match[1]], path) for path in deps)
+    return [Path(path).stem for path in filled if path.startswith("build/code/")]
+
+
+def test_every_stage_has_a_list_of_its_source_files() -> None:
+    assert set(code.STAGES) == set(STAGES) - {"code"}
+
+
+@pytest.mark.parametrize("stage", code.STAGES)
+def test_each_stage_depends_on_the_list_of_its_own_files(stage: str) -> None:
+    for key, item in per_item(STAGES[stage]).items():
+        (name,) = stated(stage, item)
+        assert CLOSURES[name], f"{stage}@{key}: no list {name}"
+        assert name.split("-")[0] == stage
+
+
+def test_the_code_of_an_experiment_is_its_method_s() -> None:
+    for key, item in PARAMETERS["pipeline"].items():
+        assert item["code"] == PARAMETERS["methods"][item["method"]]["method"], key
 
 
 def test_the_published_stages_are_the_script_s() -> None:
@@ -132,30 +151,22 @@ def test_the_published_stages_are_the_script_s() -> None:
 def test_published_stages_are_those_of_the_default_pipeline() -> None:
     """Each published experiment has all of them, there or here, and what it depends on is there."""
     content = yaml.safe_load(published_stages.FILE.read_text(encoding="utf-8"))["stages"]
-    per_experiment = {name for name, stage in content.items() if "foreach" in stage}
-    assert per_experiment == {instance.stage for instance in INSTANCES if instance.key in PARAMETERS["pipeline"]}
-    outs = {path for stage in content.values() for out in stage.get("outs", []) for path in out}
-    for name in per_experiment:
+    assert set(content) == {name for name, stage in STAGES.items() if "pipeline" in stage.get("foreach", "")}
+    for name in content:
         for key, item in content[name]["foreach"].items():
             assert key not in PARAMETERS["pipeline"]
-            for path in content[name]["do"]["deps"]:
-                if path.startswith("build/"):
-                    assert path.replace("${item.code}", item["code"]) in outs
+            (files,) = stated(name, item)
+            assert CLOSURES[files]
             for scale in PARAMETERS["scales"]:
                 assert item["part"] in PARAMETERS["scales"][scale][item["dataset"]], (key, scale)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_published_trainings_depend_on_their_own_method_s_files(method: str) -> None:
-    content = yaml.safe_load(published_stages.FILE.read_text(encoding="utf-8"))["stages"]
-    stated = set(content[f"code-train-{method}"]["deps"])
+def test_trainings_depend_on_their_own_method_s_files(method: str) -> None:
+    files = CLOSURES[f"train-{method}"]
     chosen = {"equisynth.methods.*": f"equisynth.methods.{method}"}
-    own = {
-        path.relative_to(REPOSITORY).as_posix()
-        for path in reachable(module_file(f"equisynth.methods.{method}"), chosen)
-    }
-    assert own <= stated
-    assert not stated & {f"src/equisynth/methods/{name}.py" for name in METHODS - {method}}
+    assert reachable(module_file(f"equisynth.methods.{method}"), chosen) <= files
+    assert not files & {module_file(f"equisynth.methods.{name}") for name in METHODS - {method}}
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -168,24 +179,19 @@ def test_methods_know_no_other_method_and_no_files(method: str) -> None:
     }
 
 
-def _reaches(stage: str, file: str) -> bool:
-    return any(file in stated(instance) for instance in INSTANCES if instance.stage == stage)
-
-
 @pytest.mark.parametrize("file", ["report.py", "search/run.py", "evaluation/metrics.py", "evaluation/fid.py", "cli.py"])
 def test_changing_what_comes_after_training_leaves_training_up_to_date(file: str) -> None:
-    assert (SOURCE / PACKAGE / file).exists()
-    assert not _reaches("train", f"src/equisynth/{file}")
+    path = SOURCE / PACKAGE / file
+    assert path.exists()
+    assert not [name for name, files in CLOSURES.items() if name.startswith("train-") and path in files]
 
 
-def test_changing_another_method_leaves_training_up_to_date() -> None:
-    assert len(METHODS) >= 2
-    for instance in INSTANCES:
-        if instance.stage == "train":
-            own = PARAMETERS["methods"][instance.item["method"]]["method"]
-            found = stated(instance)
-            assert f"src/equisynth/methods/{own}.py" in found, instance
-            assert not found & {f"src/equisynth/methods/{name}.py" for name in METHODS - {own}}, instance
+@pytest.mark.parametrize("layout", ["ixi", "coco", "cermep", "staining", "folder"])
+def test_changing_another_layout_leaves_preparation_up_to_date(layout: str) -> None:
+    files = CLOSURES[f"prepare-{layout}"]
+    assert module_file(f"equisynth.layouts.{layout}") in files
+    others = set(code.choices(code.LAYOUTS)) - {layout}
+    assert not files & {module_file(f"equisynth.{room}.{name}") for room in ("layouts", "datasets") for name in others}
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

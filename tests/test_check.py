@@ -10,7 +10,6 @@ import nibabel
 import numpy as np
 import pytest
 import yaml
-from source_imports import REPOSITORY
 
 from equisynth import params
 from equisynth.check import check_own, check_prepared, run, to_yaml
@@ -23,6 +22,7 @@ from equisynth.errors import UserError
 from equisynth.findings import FLIP_MARGIN
 from equisynth.suggested_params import dataset_name, patch_sizes
 from own_data import data, pair, picture, volume, write_case
+from pipeline_repository import ROOT as REPOSITORY
 
 SHAPE = (28, 34, 26)
 

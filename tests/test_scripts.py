@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from source_imports import REPOSITORY
+
+from pipeline_repository import ROOT as REPOSITORY
 
 LOCKED = dict(
     line.split("==")

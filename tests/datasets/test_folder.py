@@ -12,7 +12,6 @@ import nibabel
 import numpy as np
 import pytest
 import tifffile
-from source_imports import REPOSITORY
 
 import own_data
 from equisynth.check import check_own
@@ -30,6 +29,7 @@ from equisynth.datasets.folder import (
 from equisynth.datasets.raw_scan import ModelGrid, Scan
 from equisynth.errors import UserError
 from own_data import affine, data, pair, picture, volume, write_case
+from pipeline_repository import ROOT as REPOSITORY
 
 KEPT = FolderPreparation(input=None, label=None)
 Prepared = tuple[dict[str, np.ndarray], dict]

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from source_imports import REPOSITORY
 
 from equisynth.errors import UserError
 from equisynth.preprocessing import morphology
 from equisynth.preprocessing.body_mask import body_mask
 from equisynth.preprocessing.brain_mask import brain_mask, robex_brain_mask
+from pipeline_repository import ROOT as REPOSITORY
 
 
 def ball(shape: tuple[int, ...], radius: float, voxel_size: tuple[float, ...] = (1, 1, 1)) -> np.ndarray:

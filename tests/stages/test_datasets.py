@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from source_imports import REPOSITORY
 
 from equisynth import params
 from equisynth.datasets.opened import open_dataset
@@ -17,6 +16,7 @@ from equisynth.datasets.prepared import PreparedDataset
 from equisynth.files import read_json
 from equisynth.stages import evaluate, predict, prepare, raw
 from equisynth.stages.train import train_once
+from pipeline_repository import ROOT as REPOSITORY
 
 ONE_EACH = {"train": 1, "validate": 1, "test": 1}
 FEW = {"iterations": 20, "samples": 500, "step_size_samples": 500}

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import yaml
-from source_imports import REPOSITORY
 
 from equisynth import params
 from equisynth.config import Data
@@ -16,6 +15,7 @@ from equisynth.files import read_json
 from equisynth.stages import raw
 from killing import prepare_until_killed
 from own_data import data, pair, write_case
+from pipeline_repository import ROOT as REPOSITORY
 from stages.test_damage import KINDS, run_raw, stage_arguments, write
 from stages.test_datasets import SMALLEST
 from stages.test_prepare import DATA, PREPARATION, SOURCE, contents

@@ -9,7 +9,6 @@ import nibabel
 import numpy as np
 import pytest
 import yaml
-from source_imports import REPOSITORY
 
 from equisynth import params
 from equisynth.apply import Request, predict_file
@@ -19,6 +18,7 @@ from equisynth.datasets.prepared import PreparedDataset
 from equisynth.stages import prepare, raw
 from equisynth.stages.train import train_once
 from own_data import affine, volume
+from pipeline_repository import ROOT as REPOSITORY
 
 WIDTHS = {name: [4, 8] for name in ("i2i", "discriminator", "cross_modality_reg", "intra_modality_reg", "rigid_reg")}
 FEW_STEPS = {

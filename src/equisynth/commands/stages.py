@@ -15,6 +15,15 @@ app = typer.Typer()
 
 
 @app.command(rich_help_panel=PANEL)
+def code() -> None:
+    """List the source files that each stage is made of: build/code."""
+    from equisynth.stages import code as stage
+
+    with timed_stage("code"):
+        stage.run(Path("build/code"))
+
+
+@app.command(rich_help_panel=PANEL)
 def raw(dataset: Dataset, jobs: Jobs = -1) -> None:
     """Make or locate the raw archives of a dataset: data/raw/DATASET."""
     from equisynth import params

@@ -8,9 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-REPOSITORY = Path(__file__).parent.parent
-SOURCE = REPOSITORY / "src"
-PACKAGE = "equisynth"
+SOURCE = Path(__file__).parent.parent
+PACKAGE = __name__.partition(".")[0]
 
 
 class Imported(NamedTuple):
