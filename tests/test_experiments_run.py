@@ -19,7 +19,7 @@ from equisynth import params
 from equisynth.config import Settings
 from equisynth.datasets.opened import open_dataset
 from equisynth.errors import UserError
-from equisynth.evaluation.summary import PREFIXES
+from equisynth.evaluation.names import PREFIXES
 from equisynth.files import read_json
 from equisynth.methods.base import SELECTION, build_method, method_class
 from equisynth.model import load_model, read_weights

@@ -11,6 +11,7 @@ import re
 import runpy
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from equisynth.description import FORMAT, read_description
 from equisynth.errors import UserError
 from equisynth.inference import translate_volume
 from equisynth.model import load_model
+from equisynth.trained_method import load_method
 
 REPOSITORY = Path(__file__).parents[1]
 STORED = REPOSITORY / "tests/data/models"
@@ -74,12 +76,17 @@ def change(folder: Path, *keys: str, value: Any = None, remove: bool = False) ->
         (("settings", "method"), {"value": "diffusion"}, ("'diffusion'", "update equisynth")),
     ],
 )
+@pytest.mark.parametrize("load", [load_model, load_method])
 def test_what_cannot_be_read_says_which_key_and_what_to_do(
-    folder: Path, keys: tuple[str, ...], options: dict[str, Any], words: tuple[str, ...]
+    folder: Path,
+    load: Callable[[Path, str], object],
+    keys: tuple[str, ...],
+    options: dict[str, Any],
+    words: tuple[str, ...],
 ) -> None:
     change(folder, *keys, **options)
     with pytest.raises(UserError) as caught:
-        load_model(folder, "cpu")
+        load(folder, "cpu")
     message = str(caught.value)
     assert message.startswith(f"{folder / 'model.json'}: ")
     assert "\n" not in message

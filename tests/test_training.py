@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import small_trainings
 from equisynth.config import Settings
-from equisynth.errors import UserError
+from equisynth.errors import Diverged, UserError
 from equisynth.methods.base import SELECTION, Batch, Method, Update
 from equisynth.model import read_weights, save_weights
 from equisynth.training import KEPT_EPOCHS, STATE, Trainer
@@ -218,7 +218,7 @@ def test_best_epoch_is_sought_among_the_last_six_only(tmp_path: Path) -> None:
 
 
 def test_infinite_loss_stops_with_one_line_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"training diverged: .*i2i.* not finite in epoch 2.*epoch 1 is kept") as caught:
+    with pytest.raises(Diverged, match=r"training diverged: .*i2i.* not finite in epoch 2.*epoch 1 is kept") as caught:
         trainer(tmp_path, poison_after=3).fit()
     assert "\n" not in str(caught.value)
     assert trainer(tmp_path).state.epoch == 1
@@ -233,7 +233,7 @@ def test_weights_that_only_the_last_step_spoils_are_never_a_checkpoint(tmp_path:
 
     chosen = settings(3)
     spoiled = Trainer(Spoiling(chosen), chosen, ToySamples(), ToySamples(2), tmp_path)
-    with pytest.raises(UserError, match=r"weights of other not finite in epoch 2, last step; .* epoch 1 is kept"):
+    with pytest.raises(Diverged, match=r"weights of other not finite in epoch 2, last step; .* epoch 1 is kept"):
         spoiled.fit()
     assert trainer(tmp_path).state.epoch == 1
 

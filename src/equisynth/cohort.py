@@ -83,6 +83,11 @@ def find_cases(inputs: Sequence[Path], output: Path, wanted: Wanted) -> list[Cas
             cases += _tree(given, target, wanted) if bids.is_tree(given) else _folder(given, target, wanted)
         else:
             cases.append(_file(given, output, wanted))
+    if wanted.pattern is not None and not any(path.is_dir() for path in inputs):
+        found = f"the file {inputs[0]}" if len(inputs) == 1 else f"{len(inputs)} files"
+        raise UserError(
+            f"--pattern {wanted.pattern}: chooses from folders, found {found}; leave it out, or give a folder"
+        )
     _check_names(cases)
     return cases
 
@@ -92,6 +97,17 @@ def is_one_image(inputs: Sequence[Path], output: Path) -> bool:
     if len(inputs) != 1 or suffix_of(output.name):
         return len(inputs) == 1
     return not inputs[0].is_dir() and bool(output.suffix) and not output.is_dir()
+
+
+def check_one_image(image: Path, output: Path, pattern: str | None, jobs: int, scheduler: str | None) -> None:
+    """Raises where an option that only several images need is given for one."""
+    given = {"--pattern": pattern, "--jobs": jobs if jobs > 1 else None, "--scheduler": scheduler}
+    for option, value in given.items():
+        if value is not None:
+            raise UserError(
+                f"{option} {value}: is for several images, found one ({image}) and one file for --output ({output}); "
+                "leave it out, or give a folder of images and a folder for --output"
+            )
 
 
 def is_bids(inputs: Sequence[Path]) -> bool:

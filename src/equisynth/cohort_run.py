@@ -1,4 +1,4 @@
-"""``equisynth predict`` of many images: each translated once, in one process or several; a summary at the end.
+"""``equisynth predict`` of many images: each translated once, in one process, several or on a cluster; a summary.
 
 A case is finished when its record fits: the model's hash, the way it was asked, and the hashes of what was read and of
 what was written. Such cases are skipped, so that the same command continues what was interrupted. A case that fails is
@@ -11,8 +11,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +23,7 @@ import torch
 from equisynth import bids
 from equisynth.apply import Loaded, Request, input_hashes, load, translate, way
 from equisynth.cohort import Case, Wanted, find_cases, is_bids
+from equisynth.cohort_cluster import Cluster, stop_if_unwanted
 from equisynth.cohort_summary import CSV, JSON, Result, counts, write_summary
 from equisynth.cohort_workers import Workers
 from equisynth.errors import UserError
@@ -57,6 +58,7 @@ def run(
     pattern: str | None = None,
     t1: str | None = None,
     jobs: int = 1,
+    scheduler: str | None = None,
 ) -> int:
     """Translates all images of files and folders.
 
@@ -64,6 +66,7 @@ def run(
         request: what holds for all; its ``output`` is the folder of the outputs, its ``image`` is not used.
         pattern, t1: see ``cohort.Wanted``.
         jobs: cases at once, each in a process with a model of its own; one on a GPU.
+        scheduler: address of a dask cluster, whose workers translate in place of processes here.
 
     Returns:
         The exit code: 0, or `FAILED`.
@@ -72,7 +75,7 @@ def run(
         UserError: nothing can begin: wrong inputs, model or options; outputs that something else made.
     """
     started = time.perf_counter()
-    _check(request, jobs)
+    _check(request, jobs, scheduler)
     found = find(request.model)
     data = found.description.settings.data
     wanted = Wanted(data.input.modality, data.label.modality, data.n_dims, pattern, t1)
@@ -80,28 +83,54 @@ def run(
     if not request.force:
         for job in todo:
             _check_own(job, found)
-    loaded = load(found, request)  # says what is wrong before anything is written
-    if is_bids(inputs):
-        _describe(request.output, found)
-    results: dict[str, Result] = {}
-    try:
-        with display() as shown:
-            tell = shown.show(request.output.name, "cases")
-            for result in _results(todo, found, loaded, shown, jobs):
-                results[result.output] = result
-                _say(result, request.output)
-                tell(len(results), len(todo))
-    finally:
-        ordered = [results.get(_below(job), Result(job.case.name, _below(job), "left")) for job in todo]
-        about = {"model": found.origin, **way(request), "jobs": jobs, "batch": loaded.batch}
-        write_summary(request.output, ordered, about, time.perf_counter() - started)
+    with _team(todo, found, request, jobs, scheduler) as team:  # says what is wrong before anything is written
+        if is_bids(inputs):
+            _describe(request.output, found)
+        results: dict[str, Result] = {}
+        try:
+            with display() as shown:
+                tell = shown.show(request.output.name, "cases")
+                for result in team.results(shown):
+                    results[result.output] = result
+                    _say(result, request.output)
+                    tell(len(results), len(todo))
+        finally:
+            ordered = [results.get(_below(job), Result(job.case.name, _below(job), "left")) for job in todo]
+            about = {"model": found.origin, **way(request), "jobs": team.jobs, "batch": team.batch}
+            write_summary(request.output, ordered, about, time.perf_counter() - started)
     number = ", ".join(f"{count} {status}" for status, count in counts(ordered).items() if count)
     print(f"equisynth: {number}; see {request.output / CSV}", file=sys.stderr)
     return FAILED if counts(ordered)["failed"] else 0
 
 
+@dataclass(frozen=True)
+class _Team:
+    """Who translates.
+
+    Attributes:
+        results: what becomes of the cases, as they are ready.
+        jobs: how many work at once.
+        batch: tiles at once; None: each worker's own choice.
+    """
+
+    results: Callable[[Display], Iterator[Result]]
+    jobs: int
+    batch: int | None
+
+
+@contextmanager
+def _team(todo: Sequence[Job], found: Found, request: Request, jobs: int, scheduler: str | None) -> Iterator[_Team]:
+    """Processes here or on a cluster, which ends its part in the work with the block."""
+    if scheduler is None:
+        loaded = load(found, request)
+        yield _Team(lambda shown: _results(todo, found, loaded, shown, jobs), jobs, loaded.batch)
+        return
+    with Cluster(scheduler, _work_there, _start_there, (found, request), _seen(todo, found)) as cluster:
+        yield _Team(lambda shown: cluster.results(todo, _failed), cluster.count, request.batch)
+
+
 def _results(jobs: Sequence[Job], found: Found, loaded: Loaded, shown: Display, count: int) -> Iterator[Result]:
-    """What becomes of the cases, as they are ready."""
+    """In processes of this machine."""
     if count == 1 or len(jobs) == 1:
         for job in jobs:
             yield attempt(job, loaded, shown.show(job.case.image.name, "tiles"))
@@ -109,7 +138,15 @@ def _results(jobs: Sequence[Job], found: Found, loaded: Loaded, shown: Display, 
     threads = max(1, torch.get_num_threads() // count)
     workers = Workers(_work, min(count, len(jobs)), _start, (found, jobs[0].request, threads))
     killed = "its process was killed, perhaps for lack of memory; run the same command again with fewer --jobs"
-    yield from workers.map(jobs, lambda job: Result(job.case.name, _below(job), "failed", reason=killed))
+    yield from workers.map(jobs, lambda job: _failed(job, killed))
+
+
+def _seen(jobs: Sequence[Job], found: Found) -> list[Path]:
+    """The folders that workers read and write: those of the outputs as far as they are there."""
+    output = jobs[0].folder.absolute()
+    there = next(folder for folder in (output, *output.parents) if folder.is_dir())
+    inputs = [path for job in jobs for path in (job.case.image, job.case.t1) if path is not None]
+    return [found.folder, there, *(path if path.is_dir() else path.parent for path in inputs)]
 
 
 def attempt(job: Job, loaded: Loaded, progress: Progress | None = None) -> Result:
@@ -137,12 +174,23 @@ def _start(found: Found, request: Request, threads: int) -> None:
     """In a worker, once."""
     torch.set_num_threads(threads)
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(threads)
-    _loaded.append(load(found, request))
+    _loaded[:] = [load(found, request)]  # in place of an earlier command's, where the process outlives commands
 
 
 def _work(job: Job) -> Result:
     """In a worker."""
     return attempt(job, _loaded[0])
+
+
+def _start_there(found: Found, request: Request) -> None:
+    """On a cluster's worker, which has the threads that it was started with."""
+    check_device(request.device)
+    _start(found, request, torch.get_num_threads())
+
+
+def _work_there(job: Job) -> Result:
+    """On a cluster's worker."""
+    return attempt(job, _loaded[0], stop_if_unwanted)
 
 
 def _job(case: Case, request: Request) -> Job:
@@ -195,12 +243,18 @@ def _record(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def _check(request: Request, jobs: int) -> None:
+def _check(request: Request, jobs: int, scheduler: str | None) -> None:
     """Raises where the options do not fit each other or this machine."""
-    check_device(request.device)
-    device = torch.device(request.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if jobs > 1 and device.type != "cpu":
-        raise UserError(f"--jobs {jobs}: one process uses {device}; leave it out, and raise --batch instead")
+    if scheduler is None:
+        check_device(request.device)
+        device = torch.device(request.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if jobs > 1 and device.type != "cpu":
+            raise UserError(f"--jobs {jobs}: one process uses {device}; leave it out, and raise --batch instead")
+    elif jobs > 1:
+        raise UserError(
+            f"--jobs {jobs}: as many cases at once as the cluster {scheduler} has workers; leave out --jobs, or "
+            "--scheduler (EQUISYNTH_SCHEDULER)"
+        )
     if request.mask is not None:
         raise UserError(
             f"--mask {request.mask}: belongs to one image; leave it out, or give one image and a file for --output"
@@ -227,6 +281,10 @@ def _say(result: Result, folder: Path) -> None:
         print(f"equisynth: warning: {result.case}: {warning}", file=sys.stderr)
     if result.status == "done":
         print(folder / result.output)
+
+
+def _failed(job: Job, reason: str) -> Result:
+    return Result(job.case.name, _below(job), "failed", reason=reason)
 
 
 def _below(job: Job) -> str:

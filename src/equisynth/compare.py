@@ -15,6 +15,7 @@ from typing import Any
 
 from equisynth.errors import UserError
 from equisynth.evaluation.intervals import FEWEST_CASES, Difference, paired_difference
+from equisynth.evaluation.names import LEFT_OUT, PREFIXES, prefix_of_whole_images
 from equisynth.files import read_json
 from equisynth.params import Tree, dataset_of
 
@@ -30,10 +31,6 @@ FAMILIES = {
     "fid/": "FID",
 }
 """Beginnings of names -> what such measures are taken against, in the order in which they are shown."""
-SECTIONS = {"registered": "local_", "full_valid": "full_valid_", "deformation": "deformation_"}
-"""Keys of a detailed evaluation -> beginnings of names."""
-LEFT_OUT = "left out"
-"""Reason of what the settings of an evaluation leave out."""
 COUNTS = {"locations", "tiles", "samples", "failures", "images", "patches"}
 KEYS = ("mae", "mse", "me", "psnr", "ssim", "nmi")
 DIRECTIONS = {
@@ -150,12 +147,17 @@ def reasons(details: Mapping[str, Any], split: str) -> dict[str, str]:
     return found
 
 
+def inapplicable(details: Mapping[str, Any], split: str) -> tuple[str, ...]:
+    """Of `reasons` those that lie in the kind of dataset or method: nothing was missed."""
+    return tuple(prefix for prefix, part in _parts(details, split) if part.get("applies") is False)
+
+
 def _parts(details: Mapping[str, Any], split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Beginning of names, and what holds ``cases`` and ``pooled`` below it."""
     aligned = details.get(split)
     if isinstance(aligned, Mapping):
-        yield "registered_" if aligned.get("label") == "label_registered" else "", aligned
-    for section, prefix in SECTIONS.items():
+        yield prefix_of_whole_images(aligned), aligned
+    for section, prefix in PREFIXES.items():
         part = details.get(section)
         if not isinstance(part, Mapping):
             continue

@@ -25,6 +25,7 @@ from equisynth.datasets.prepared import PreparedDataset
 from equisynth.datasets.tiles import window
 from equisynth.errors import UserError
 from equisynth.evaluation import full_valid
+from equisynth.evaluation.by_case import Place, place_name
 from equisynth.evaluation.fid import as_8_bit
 from equisynth.evaluation.full_valid import FullValidSettings
 from equisynth.evaluation.real_images import Cut
@@ -164,12 +165,12 @@ def save_tiles(
 
 
 def _real_tiles(
-    dataset: PreparedDataset, case: str, start: full_valid.Start, settings: FullValidSettings, cache: Path
+    dataset: PreparedDataset, case: str, start: Place, settings: FullValidSettings, cache: Path
 ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
     tile = full_valid.read_tile(dataset, case, start, settings.tile)
     yield "label", tile.label
     try:
-        affine = full_valid.found_map(tile, settings.registration, cache, full_valid.tile_name(case, start))
+        affine = full_valid.found_map(tile, settings.registration, cache, place_name(case, start))
     except RegistrationFailed:  # the evaluation says so
         return
     yield "registered", full_valid.registered_label(tile, affine)

@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this; and how it names what was expected."""
+"""The exception that means: the user can mend this; and how it names what was expected."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ class UserError(Exception):
     The message is one line that says which file or key, what was found, what was expected and what to do.
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class Diverged(UserError):
+    """A training whose losses or weights are no longer finite: what was tried led there, the set-up is sound."""
 
 
 def one_of(found: object, known: Iterable[object]) -> str:

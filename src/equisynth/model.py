@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 from equisynth.description import DESCRIPTION, Description, read_description
 from equisynth.errors import UserError
 from equisynth.files import atomic_path
-from equisynth.methods.base import method_class
+from equisynth.methods.base import Method, method_class
 
 WEIGHTS = "model.safetensors"
+PREDICTOR = "i2i"
+"""The network that translates, in the names of weights."""
 
 
 class Model:
@@ -38,6 +41,11 @@ def network_states(networks: dict[str, nn.Module]) -> dict[str, Tensor]:
         for name, network in networks.items()
         for key, value in network.state_dict().items()
     }
+
+
+def network_state(states: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors of one network of all (`network_states`), by their names within it."""
+    return {key.removeprefix(f"{name}."): value for key, value in states.items() if key.startswith(f"{name}.")}
 
 
 def save_weights(path: Path, states: dict[str, Tensor]) -> None:
@@ -73,22 +81,44 @@ def load_model(folder: Path | str, device: str | torch.device | None = None) -> 
         device: where the network runs; by default a GPU if there is one.
 
     Raises:
-        UserError: files absent or damaged; weights that do not fit the description.
+        UserError: files absent or damaged; weights that do not fit the description; a method that this version does
+            not know.
     """
-    folder = Path(folder)
-    description = read_description(folder)
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    try:
-        method = method_class(description.settings.method)
-    except UserError as error:
-        raise UserError(f"{folder / DESCRIPTION}: settings.{error}; update equisynth") from None
+    folder, target = Path(folder), chosen_device(device)
+    description, method = described_method(folder)
     with torch.device("meta"):  # no time or memory for an initialisation that the file replaces
         network = method.predictor(description.settings)
     network.to_empty(device="cpu")
-    states = read_weights(folder / WEIGHTS, prefix="i2i.")
+    fill(network, read_weights(folder / WEIGHTS, prefix=f"{PREDICTOR}."), PREDICTOR, folder)
+    return Model(description, network.to(target).eval(), target)
+
+
+def described_method(folder: Path) -> tuple[Description, type[Method]]:
+    """What a model's folder says of it, and the class of its method.
+
+    Raises:
+        UserError: absent or damaged; a method that this version does not know.
+    """
+    description = read_description(folder)
     try:
-        network.load_state_dict(states)
+        return description, method_class(description.settings.method)
+    except UserError as error:
+        raise UserError(f"{folder / DESCRIPTION}: settings.{error}; update equisynth") from None
+
+
+def fill(network: nn.Module, state: Mapping[str, Tensor], name: str, folder: Path) -> None:
+    """Puts the tensors of a model's folder into one of its networks.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    try:
+        network.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{folder / WEIGHTS}: does not fit {folder / DESCRIPTION} ({reason})") from None
-    return Model(description, network.to(target).eval(), target)
+        raise UserError(f"{folder / WEIGHTS}: {name} does not fit {folder / DESCRIPTION} ({reason})") from None
+
+
+def chosen_device(device: str | torch.device | None) -> torch.device:
+    """The device that was asked for, else a GPU if there is one."""
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import torch
 
-from equisynth.description import DESCRIPTION, read_description
-from equisynth.errors import UserError
 from equisynth.methods.base import Method, build_method
-from equisynth.model import WEIGHTS, read_weights
+from equisynth.model import WEIGHTS, chosen_device, described_method, fill, network_state, read_weights
 
 OPTIONAL = "discriminator"
 """Networks with this in their name serve training alone; a model may come without them."""
@@ -23,21 +21,18 @@ def load_method(folder: Path | str, device: str | torch.device | None = None) ->
         device: where the networks run; by default a GPU if there is one.
 
     Raises:
-        UserError: files absent or damaged; weights that do not fit the description.
+        UserError: files absent or damaged; weights that do not fit the description; a method that this version does
+            not know.
     """
-    folder = Path(folder)
-    settings, states = read_description(folder).settings, read_weights(folder / WEIGHTS)
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    method = build_method(settings)
+    folder, target = Path(folder), chosen_device(device)
+    description, _ = described_method(folder)
+    states = read_weights(folder / WEIGHTS)
+    method = build_method(description.settings)
     for name, network in method.networks.items():
-        state = {key.removeprefix(f"{name}."): tensor for key, tensor in states.items() if key.startswith(f"{name}.")}
+        state = network_state(states, name)
         if not state and OPTIONAL in name:
             continue
-        try:
-            network.load_state_dict(state)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{folder / WEIGHTS}: {name} does not fit {folder / DESCRIPTION} ({reason})") from None
+        fill(network, state, name, folder)
         network.to(target)
     method.train(False)
     return method

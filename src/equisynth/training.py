@@ -20,11 +20,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from equisynth.config import Settings
 from equisynth.datasets.randomness import named_random_state
-from equisynth.errors import UserError
+from equisynth.errors import Diverged, UserError
 from equisynth.files import atomic_path
 from equisynth.geometry.transforms import Affine, Image
 from equisynth.methods.base import SELECTION, Batch, Method
-from equisynth.model import network_states, read_weights, save_weights
+from equisynth.model import network_state, network_states, read_weights, save_weights
 from equisynth.processes import Processes, launched
 
 KEPT_EPOCHS = 6
@@ -122,7 +122,7 @@ class Trainer:
             progress: called at every reading of the losses with (step, steps, losses).
 
         Raises:
-            UserError: a loss or a weight became NaN or infinite; the last good checkpoint stays.
+            Diverged: a loss or a weight became NaN or infinite; the last good checkpoint stays.
         """
         for epoch in range(self.state.epoch + 1, self.settings.epochs + 1):
             start = time.perf_counter()
@@ -218,7 +218,7 @@ class Trainer:
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
             kept = f"the checkpoint of epoch {self.state.epoch} is kept" if self.state.epoch else "no checkpoint yet"
-            raise UserError(
+            raise Diverged(
                 f"training diverged: {', '.join(bad)} not finite in {where}; {kept}; "
                 "lower learning_rate or check the data's intensities"
             )
@@ -267,10 +267,7 @@ class Trainer:
         self.state = State(content["epoch"], content["history"])
         weights = self.weights_of(self.state.epoch)
         for name, network in self.method.networks.items():
-            prefix = f"{name}."
-            network.load_state_dict(
-                {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
-            )
+            network.load_state_dict(network_state(weights, name))
         for name, optimiser in self.method.optimisers.items():
             optimiser.load_state_dict(content["optimisers"][name])
         if self.accelerator.scaler is not None:

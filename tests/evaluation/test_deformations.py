@@ -252,7 +252,7 @@ def test_methods_without_registration_say_so(method: str, tmp_path: Path) -> Non
     small_methods.write_model(tmp_path / "model", chosen)
     found = deformations.evaluate(tmp_path / "model", make_dataset(tmp_path / "prepared"), "validate")
     reason = f"method '{method}' has no registration networks"
-    assert found == {"split": "validate", "computed": False, "reason": reason}
+    assert found == {"split": "validate", "computed": False, "applies": False, "reason": reason}
     with pytest.raises(NotImplementedError):
         build_method(chosen).deformations(small_methods.batch(chosen))
 

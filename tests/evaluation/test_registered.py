@@ -15,6 +15,7 @@ from skimage.metrics import structural_similarity
 from equisynth.datasets.prepared import PreparedDataset
 from equisynth.errors import UserError
 from equisynth.evaluation import local_registration, registered
+from equisynth.evaluation.by_case import place_name
 from equisynth.evaluation.local_registration import (
     ElasticStep,
     LocalRegistration,
@@ -347,7 +348,7 @@ def test_failures_are_named_and_not_repeated(
         Counter(patch, {1: RegistrationFailed("too few samples")})
         found = evaluate(dataset, "test", lambda case: true_ct(dataset, case), one, tmp_path)
     (place,) = case_locations(dataset, "c", one)
-    assert found["failures"] == {registered.location_name("c", place): "too few samples"}
+    assert found["failures"] == {place_name("c", place): "too few samples"}
     assert (found["locations"], found["cases"]["c"]["mae"], found["cases"]["c"]["locations"]) == (1, None, 0)
     assert found["pooled"]["mae"] == found["cases"]["d"]["mae"]
     counter = Counter(monkeypatch)

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,14 +17,12 @@ import yaml
 
 from equisynth import store
 from equisynth.config import Settings
-from equisynth.errors import UserError
+from equisynth.errors import Diverged, UserError
 from equisynth.files import read_json
 from equisynth.search import leases
 from equisynth.search import run as search_run
 from equisynth.search.plan import Report
 from equisynth.search.run import STUDY, run
-from equisynth.search.trials import is_result
-from equisynth.training import Trainer
 from search_workplace import EXPERIMENT, ROOT, change, formula, write_dataset
 
 pytest_plugins = ["mlflow_repository", "search_workplace"]
@@ -179,19 +176,25 @@ def test_a_diverged_trial_counts_and_says_why(parameters: Path) -> None:
     def diverge_once(settings: Settings, folder: Path, report: Report) -> dict[str, Any]:
         calls.append(0)
         if len(calls) == 1:
-            raise UserError("training diverged: loss not finite")
+            raise Diverged("loss not finite")
         return formula(settings, folder, report)
 
     summary = run(EXPERIMENT, train_trial=diverge_once)
     assert len(calls) == 3
-    assert summary["trials"][0]["reason"] == "training diverged: loss not finite"
+    assert summary["trials"][0]["reason"] == "loss not finite"
 
 
-def test_the_trainer_s_word_for_divergence_is_known() -> None:
-    trainer: Any = SimpleNamespace(state=SimpleNamespace(epoch=0))
-    with pytest.raises(UserError) as raised:
-        Trainer._check_finite(trainer, {"loss": math.nan}, "epoch 1")
-    assert is_result(raised.value)
+def test_a_trial_whose_measure_is_not_finite_counts(parameters: Path) -> None:
+    calls: list[int] = []
+
+    def nothing_once(settings: Settings, folder: Path, report: Report) -> dict[str, Any]:
+        calls.append(0)
+        found = formula(settings, folder, report)
+        return found | {"aligned_mae": math.nan} if len(calls) == 1 else found
+
+    summary = run(EXPERIMENT, train_trial=nothing_once)
+    assert len(calls) == 3
+    assert summary["trials"][0]["reason"] == "training diverged: aligned_mae is not finite"
 
 
 def test_another_mistake_ends_the_search_and_is_no_result(parameters: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from equisynth.commands.options import Device, Epoch, Experiment, Split, dataset
 from equisynth.errors import UserError
 
 PANEL = "Tasks"
+SCHEDULER = "EQUISYNTH_SCHEDULER"
 app = typer.Typer()
 
 
@@ -55,6 +57,10 @@ def predict(
     mask: Annotated[Path | None, typer.Option(help="Valid region on the image's grid; default: all valid.")] = None,
     pattern: Annotated[str | None, typer.Option(help="Names to take from folders, e.g. '*_T2.nii.gz'.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Images at once, each in a process of its own.")] = 1,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(envvar=SCHEDULER, help="Translate several images on a dask cluster: tcp://HOST:8786."),
+    ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Tiles at once; default: 4 on a GPU, else 1.")] = None,
     precision: Annotated[str, typer.Option(help="no, bf16 or fp16 (networks only).")] = "no",
     flips: Annotated[
@@ -79,8 +85,11 @@ def predict(
     failed.
     """
     variant = (split, epoch, save_slices_over_dims, save_full_valid_tiles or save_labels) != (None, "best", None, False)
+    asked_scheduler = None if scheduler == os.environ.get(SCHEDULER) else scheduler  # the variable holds for cohorts
     if experiment is not None:
-        if images or model is not None or output is not None or t1 is not None or prepared:
+        of_images = (images or None, model, output, t1, mask, pattern, batch, asked_scheduler)
+        changed = (prepared, force, jobs, precision, flips) != (False, False, 1, "no", "none")
+        if changed or any(value is not None for value in of_images):
             raise UserError("predict: --experiment stands alone; leave out IMAGES and the options that go with them")
         dataset = Path("data/prepared") / dataset_of(experiment)
         if not variant:
@@ -100,9 +109,11 @@ def predict(
     if not images or model is None or output is None:
         raise UserError("predict: give IMAGES, --model and --output (or --experiment NAME for the pipeline's stage)")
     from equisynth.apply import Request, predict_file
-    from equisynth.cohort import is_one_image
+    from equisynth.cohort import check_one_image, is_one_image
 
     one = is_one_image(images, output)
+    if one:
+        check_one_image(images[0], output, pattern, jobs, asked_scheduler)
     scan = None if t1 is None or not one else Path(t1)
     request = Request(images[0], model, output, mask, scan, prepared, device, force, precision, batch, flips)
     if one:
@@ -110,7 +121,7 @@ def predict(
         return
     from equisynth.cohort_run import run as run_cohort
 
-    raise typer.Exit(run_cohort(images, request, pattern, t1, jobs))
+    raise typer.Exit(run_cohort(images, request, pattern, t1, jobs, scheduler))
 
 
 @app.command(rich_help_panel=PANEL)

@@ -18,6 +18,7 @@ import numpy as np
 from equisynth.datasets.intensity import channels_first, valid_mask
 from equisynth.datasets.prepared import PreparedDataset
 from equisynth.evaluation.metrics import Pooled, errors, normalised_mutual_information, psnr, ssim
+from equisynth.evaluation.names import prefix_of_whole_images
 from equisynth.evaluation.pooling import PooledMeasures
 from equisynth.work import Arrays, Remember, anew
 
@@ -100,7 +101,7 @@ def evaluate_split(
     """
     role = aligned_role(dataset, split)
     if role is None:
-        reason = f"no case of {split} has an aligned or registered label"
+        reason = f"not every case of {split} has an aligned label, or every one a registered label"
         return {"split": split, "computed": False, "reason": reason}
     signal_range = dataset.info.label.signal_range
     pooled, cases = Measures(), {}
@@ -125,11 +126,8 @@ def evaluate_split(
 
 
 def named_measures(found: Mapping[str, Any]) -> dict[str, float]:
-    """The pooled measures of `evaluate_split` that have a value, by the names that reports use.
-
-    Those against a label that was registered, and is not known to be aligned, say so: ``registered_mae``.
-    """
-    prefix = "registered_" if found.get("label") == "label_registered" else ""
+    """The pooled measures of `evaluate_split` that have a value, by the names that reports use."""
+    prefix = prefix_of_whole_images(found)
     return {f"{prefix}{key}": value for key, value in found.get("pooled", {}).items() if value is not None}
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +14,16 @@ from equisynth.datasets.prepared import PreparedDataset
 from equisynth.errors import UserError
 from equisynth.evaluation.pooling import PooledMeasures
 from equisynth.parallel import Workers
+from equisynth.preprocessing.elastix import RegistrationFailed
 from equisynth.work import Arrays, Remember
 
-Task = TypeVar("Task")
 Part = tuple[int, int]
+Place = tuple[int, ...]
+"""A location's voxel, or a tile's first pixel."""
+Lacks = Callable[[PreparedDataset, str], str | None]
+"""Why a case cannot be evaluated so; None: it can."""
+Find = Callable[[str, Place], object]
+"""Registers at a place of a case and keeps what it found; raises `RegistrationFailed`."""
 Prediction = Callable[[str], npt.NDArray[Any]]
 """case -> (*S) or (*S, C'), raw units."""
 Measure = Callable[[str, npt.NDArray[Any]], Arrays]
@@ -35,14 +41,36 @@ class Registrations:
     failures: dict[str, str]
 
 
+def place_name(case: str, place: Place) -> str:
+    """In messages and of files."""
+    return f"{case}/{'-'.join(map(str, place))}"
+
+
+def lacking(dataset: PreparedDataset, split: str, lacks: Lacks) -> str | None:
+    """Why a split cannot be evaluated so, by its first case that cannot; None: it can."""
+    return next(filter(None, (lacks(dataset, case) for case in sorted(dataset.cases(split)))), None)
+
+
+def not_computed(dataset: PreparedDataset, split: str, lacks: Lacks) -> dict[str, Any] | None:
+    """What stands in place of numbers for JSON, ``{"split", "computed", "applies", "reason"}``; None: nothing lacks.
+
+    ``applies`` is false where no case can be evaluated so: it is not this kind of dataset.
+    """
+    reason = lacking(dataset, split, lacks)
+    if reason is None:
+        return None
+    applies = any(lacks(dataset, case) is None for case in dataset.cases(split))
+    return {"split": split, "computed": False, "applies": applies, "reason": reason}
+
+
 def register_all(
-    register: Callable[[Task], tuple[str, str | None]], tasks: Sequence[Task], part: Part, jobs: int
+    find: Find, dataset: PreparedDataset, split: str, places: Callable[[str], Iterable[Place]], part: Part, jobs: int
 ) -> Registrations:
-    """Registers the places of one part of all, in processes.
+    """Registers one part of all places of a split's cases, in processes.
 
     Args:
-        register: gives a place's name, and why it failed; sent to other processes.
-        tasks: in an order that is the same everywhere.
+        find: sent to other processes.
+        places: of a case, in an order that is the same everywhere.
         part: (k, n): the k-th of each n.
         jobs: processes (-1: one per core).
 
@@ -52,12 +80,22 @@ def register_all(
     number, count = part
     if not 1 <= number <= count:
         raise UserError(f"part {number}/{count}: expected a number from 1 to {count}, such as 1/{count}")
+    tasks = [(case, place) for case in sorted(dataset.cases(split)) for place in places(case)]
     chosen, failures = tasks[number - 1 :: count], {}
     with Workers(jobs) as workers:
-        for name, failure in workers.map(register, chosen):
+        for name, failure in workers.map(partial(_failure, find), chosen):
             if failure is not None:
                 failures[name] = failure
     return Registrations(len(chosen) - len(failures), dict(sorted(failures.items())))
+
+
+def _failure(find: Find, task: tuple[str, Place]) -> tuple[str, str | None]:
+    """A place's name, and why nothing was found there."""
+    try:
+        find(*task)
+    except RegistrationFailed as error:
+        return place_name(*task), str(error)
+    return place_name(*task), None
 
 
 def case_arrays(total: PooledMeasures, count: int, failures: list[tuple[str, str]]) -> Arrays:

@@ -23,12 +23,12 @@ from equisynth.config import Data, Settings
 from equisynth.datasets.patches import Source
 from equisynth.datasets.prepared import PreparedDataset
 from equisynth.datasets.tiles import axis_masks, axis_starts, outer, window
-from equisynth.description import read_description
 from equisynth.evaluation.health import Health, health
 from equisynth.evaluation.metrics import Pooled
 from equisynth.evaluation.registration import DeformationErrors, comparable, deformation_errors
 from equisynth.geometry.transforms import Affine, Image
-from equisynth.methods.base import Batch, Method, method_class
+from equisynth.methods.base import Batch, Method
+from equisynth.model import described_method
 from equisynth.trained_method import load_method
 from equisynth.work import Arrays, Remember, anew
 
@@ -111,16 +111,17 @@ def evaluate(
 
     Returns:
         ``{"split", "computed": True, "known": whether the true deformations are, "cases": {case: numbers}, "pooled":
-        numbers}`` with the numbers of `Quality.summary`; ``{"split", "computed": False, "reason"}`` where the method
-        has no registration networks.
+        numbers}`` with the numbers of `Quality.summary`; ``{"split", "computed": False, "applies": False, "reason"}``
+        where the method has no registration networks.
 
     Raises:
         UserError: the model is absent or damaged, or was trained on other images.
     """
-    settings = read_description(model).settings
-    if not method_class(settings.method).registers():
+    description, trained = described_method(model)
+    settings = description.settings
+    if not trained.registers():
         reason = f"method '{settings.method}' has no registration networks"
-        return {"split": split, "computed": False, "reason": reason}
+        return {"split": split, "computed": False, "applies": False, "reason": reason}
     dataset.require(settings.data, f"the model in {model} was trained on")
     method = cache(partial(load_method, model, device))  # not at all where every case is remembered
 

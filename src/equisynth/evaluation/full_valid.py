@@ -22,6 +22,7 @@ from equisynth.datasets.intensity import valid_mask
 from equisynth.datasets.prepared import PreparedDataset
 from equisynth.datasets.tiles import patch_starts, window
 from equisynth.errors import UserError
+from equisynth.evaluation import by_case
 from equisynth.evaluation.affine_registration import (
     BINS,
     SHRINK,
@@ -34,10 +35,13 @@ from equisynth.evaluation.aligned import Measures, measure
 from equisynth.evaluation.by_case import (
     WHOLE,
     Part,
+    Place,
     Prediction,
     Registrations,
     case_arrays,
     measure_cases,
+    not_computed,
+    place_name,
     register_all,
 )
 from equisynth.files import hash_json
@@ -47,7 +51,6 @@ from equisynth.work import Arrays, Remember, anew, remembered
 FloatArray = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.uint8]
 Picture = npt.NDArray[np.uint8]
-Start = tuple[int, ...]
 
 CERTAIN = 1 - 1e-5
 """A warped mask above this has read valid pixels alone."""
@@ -80,20 +83,21 @@ class Tile:
 
 def lacking(dataset: PreparedDataset, split: str) -> str | None:
     """Why a split cannot be evaluated so; None: it can."""
-    for case in sorted(dataset.cases(split)):
-        if dataset.info.n_dims != 2 or not dataset.is_8_bit(case) or dataset.image(case, "input").ndim != 3:
-            return f"{case} is no colour picture"
-        if dataset.has(case, "label_aligned"):
-            return f"{case} has an aligned label"
-        if not dataset.has(case, "label"):
-            return f"{case} has no label"
-    return None
+    return by_case.lacking(dataset, split, _lacks)
+
+
+def _lacks(dataset: PreparedDataset, case: str) -> str | None:
+    if dataset.info.n_dims != 2 or not dataset.is_8_bit(case) or dataset.image(case, "input").ndim != 3:
+        return f"{case} is no colour picture"
+    if dataset.has(case, "label_aligned"):
+        return f"{case} has an aligned label"
+    return None if dataset.has(case, "label") else f"{case} has no label"
 
 
 # --- tiles
 
 
-def read_tile(dataset: PreparedDataset, case: str, start: Start, side: int) -> Tile:
+def read_tile(dataset: PreparedDataset, case: str, start: Place, side: int) -> Tile:
     """A tile of the input and the unregistered label."""
     place, n_dims = window(start, (side, side)), dataset.info.n_dims
     pictures = {role: np.asarray(dataset.image(case, role)[place]) for role in ("input", "label")}
@@ -110,12 +114,12 @@ def is_full_valid(tile: Tile, min_input_share: float) -> bool:
     return bool(tile.label_mask.all()) and float(tile.input_mask.mean()) >= min_input_share
 
 
-def full_valid_starts(dataset: PreparedDataset, case: str, settings: FullValidSettings) -> list[Start]:
+def full_valid_starts(dataset: PreparedDataset, case: str, settings: FullValidSettings) -> list[Place]:
     """First pixels of a case's tiles that are measured; tiles that stick out are left out."""
     shape, side = dataset.shape(case), settings.tile
     if min(shape) < side:
         return []
-    starts: Iterable[Start] = patch_starts(shape, (side, side), (settings.stride, settings.stride), include_last=False)
+    starts: Iterable[Place] = patch_starts(shape, (side, side), (settings.stride, settings.stride), include_last=False)
     mask = dataset.mask(case, "label")
     if mask is not None:  # glass around the tissue: no picture is read there
         starts = (s for s in starts if mask[window(s, (side, side))].all())
@@ -173,25 +177,16 @@ def register(
     reason = lacking(dataset, split)
     if reason is not None:
         raise UserError(f"{dataset.folder}: {reason}; no tiles can be registered")
-    cases = sorted(dataset.cases(split))
-    tasks = [(case, start) for case in cases for start in full_valid_starts(dataset, case, settings)]
-    return register_all(partial(_register_one, dataset, settings, cache), tasks, part, jobs)
+    find, starts = partial(_found, dataset, settings, cache), partial(full_valid_starts, dataset, settings=settings)
+    return register_all(find, dataset, split, starts, part, jobs)
 
 
-def _register_one(
-    dataset: PreparedDataset, settings: FullValidSettings, cache: Path, task: tuple[str, Start]
-) -> tuple[str, str | None]:
-    case, start = task
-    try:
-        found_map(read_tile(dataset, case, start, settings.tile), settings.registration, cache, tile_name(case, start))
-    except RegistrationFailed as error:
-        return tile_name(case, start), str(error)
-    return tile_name(case, start), None
-
-
-def tile_name(case: str, start: Start) -> str:
-    """Of a tile, in messages and of files."""
-    return f"{case}/{'-'.join(map(str, start))}"
+def _found(
+    dataset: PreparedDataset, settings: FullValidSettings, cache: Path, case: str, start: Place
+) -> tuple[Tile, npt.NDArray[np.float64]]:
+    """A tile and its affine map; raises as `found_map` does."""
+    tile = read_tile(dataset, case, start, settings.tile)
+    return tile, found_map(tile, settings.registration, cache, place_name(case, start))
 
 
 # --- measures
@@ -216,11 +211,11 @@ def evaluate(
 
     Returns:
         ``{"split", "tiles", "failures": {tile: reason}, "cases": {case: {mae, mse, psnr, ssim, nmi, tiles}},
-        "pooled": {mae, mse, psnr, ssim, nmi}}``; for other images than sections ``{"split", "computed", "reason"}``.
+        "pooled": {mae, mse, psnr, ssim, nmi}}``; for other images than sections what `not_computed` gives.
     """
-    reason = lacking(dataset, split)
-    if reason is not None:
-        return {"split": split, "computed": False, "reason": reason}
+    instead = not_computed(dataset, split, _lacks)
+    if instead is not None:
+        return instead
     register(dataset, split, settings, cache, jobs=jobs)
     measure = partial(measure_case, dataset, settings=settings, cache=cache)
     return measure_cases("full_valid", "tiles", dataset, split, prediction, measure, Measures, remember, jobs)
@@ -233,12 +228,12 @@ def measure_case(
     total, failures, count = Measures(), [], 0
     evaluation, side = dataset.mask(case, "evaluation"), settings.tile
     for start in full_valid_starts(dataset, case, settings):
-        tile, place = read_tile(dataset, case, start, side), window(start, (side, side))
         try:
-            affine = found_map(tile, settings.registration, cache, tile_name(case, start))
+            tile, affine = _found(dataset, settings, cache, case, start)
         except RegistrationFailed as error:
-            failures.append((tile_name(case, start), str(error)))
+            failures.append((place_name(case, start), str(error)))
             continue
+        place = window(start, (side, side))
         inside = None if evaluation is None else np.asarray(evaluation[place])
         total += measure_tile(tile, affine, np.asarray(prediction[place]), inside, dataset.info.label.signal_range)
         count += 1

@@ -99,17 +99,13 @@ def ssim(
         inside = np.ascontiguousarray(_three_axes(content > 0, n_dims))
         weights = np.ascontiguousarray(_three_axes(weight, n_dims), dtype=np.float64)
         for channel in range(a.shape[-1]):
-            # Zeros outside: the running sums of the windows pass there, and would keep a NaN for ever.
-            first, second = (
-                _zero_outside(np.ascontiguousarray(_three_axes(image[..., channel], n_dims)), inside)
-                for image in (a, b)
-            )
-            part, part_mass = _ssim_sums(
-                first[0], second[0], inside, weights, window, (K1 * data_range) ** 2, (K2 * data_range) ** 2
+            first, second = (np.ascontiguousarray(_three_axes(image[..., channel], n_dims)) for image in (a, b))
+            part, part_mass, part_finite = _ssim_sums(
+                first, second, inside, weights, window, (K1 * data_range) ** 2, (K2 * data_range) ** 2
             )
             total += part
             mass += part_mass
-            finite = finite and first[1] and second[1]
+            finite = finite and part_finite
     return Pooled(total if finite else math.nan, mass)
 
 
@@ -194,20 +190,6 @@ def _three_axes(array: np.ndarray, n_dims: int) -> np.ndarray:
 
 
 @njit(cache=True)
-def _zero_outside(values: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Float64 values (*S) that are zero outside of a mask (*S), and whether all inside are finite."""
-    result = np.zeros(values.shape)
-    finite = True
-    for i in range(values.shape[0]):
-        for j in range(values.shape[1]):
-            for k in range(values.shape[2]):
-                value = float(values[i, j, k]) if inside[i, j, k] else 0.0
-                result[i, j, k] = value
-                finite &= value - value == 0
-    return result, finite
-
-
-@njit(cache=True)
 def _extent(values: np.ndarray, inside: np.ndarray) -> tuple[float, float]:
     """Smallest and largest value inside the mask; (inf, -inf) where it is empty, NaN where one is not finite."""
     lower, upper = np.inf, -np.inf
@@ -260,38 +242,44 @@ def _ssim_sums(
     window: np.ndarray,
     c1: float,
     c2: float,
-) -> tuple[float, float]:
-    """Weighted sum of SSIM and of weights over all whole windows inside the content mask.
+) -> tuple[float, float, bool]:
+    """Weighted sum of SSIM and of weights over all whole windows inside the content mask; whether all inside is finite.
 
-    Box sums of a, b, a² + b², ab and the mask run along the first axis, then the second; along the third each window is
-    added anew, which processors do for several voxels at once. A few planes of memory.
+    Box sums of a, b, a² + b², ab and the mask run along the second axis, then the first, so that what is summed of a
+    slab stays in the processor's cache; along the third each window is added anew, for several voxels at once.
     """
     n0, n1, n2 = a.shape
     w0, w1, w2 = window
-    m1, m2 = n1 - w1 + 1, n2 - w2 + 1
-    if n0 < w0 or m1 < 1 or m2 < 1:
-        return 0.0, 0.0
+    m2 = n2 - w2 + 1
+    if n0 < w0 or n1 < w1 or m2 < 1:
+        return 0.0, 0.0, True
     count = float(w0 * w1 * w2)
     share, unbiased = 1 / count, count / (count - 1)
-    planes = np.zeros((n1, 5, n2))  # sums over the last planes
-    rows = np.zeros((5, n2))  # of these, over the last rows
+    lines = np.zeros((n0, 5, n2))  # sums over the last rows of each plane
+    rows = np.zeros((5, n2))  # of these, over the last planes
     sums = np.zeros((5, m2))
     similarity = np.zeros(m2)
+    checks = np.zeros(n2)
+    nothing, nowhere = np.zeros(n2, a.dtype), np.zeros(n2, inside.dtype)
+    nothing_of_b = np.zeros(n2, b.dtype)
     total = 0.0
     mass = 0.0
-    for plane in range(n0):
+    for row in range(n1):
         rows[:] = 0
-        for row in range(n1):
-            _add_products(planes[row], a[plane, row], b[plane, row], inside[plane, row], 1.0)
-            if plane >= w0:
-                gone = plane - w0
-                _add_products(planes[row], a[gone, row], b[gone, row], inside[gone, row], -1.0)
-            if plane < w0 - 1:
-                continue
-            rows += planes[row]
-            if row >= w1:
-                rows -= planes[row - w1]
+        for plane in range(n0):
+            line = lines[plane]
+            new = a[plane, row], b[plane, row], inside[plane, row]
+            if row < w1:
+                _slide(line, checks, new[0], new[1], new[2], nothing, nothing_of_b, nowhere)
+            else:
+                gone = row - w1
+                _slide(line, checks, new[0], new[1], new[2], a[plane, gone], b[plane, gone], inside[plane, gone])
             if row < w1 - 1:
+                continue
+            rows += line
+            if plane >= w0:
+                rows -= lines[plane - w0]
+            if plane < w0 - 1:
                 continue
             if w2 == 1:
                 sums[:] = rows
@@ -304,25 +292,41 @@ def _ssim_sums(
                 variances = (sums[2, x] * share - squares) * unbiased
                 covariance = (sums[3, x] * share - mean_a * mean_b) * unbiased
                 similarity[x] = (2 * mean_a * mean_b + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2))
-            weight_row = weights[plane - w0 // 2, row - w1 + 1 + w1 // 2]
+            weight_row = weights[plane - w0 + 1 + w0 // 2, row - w1 + 1 + w1 // 2]
             for x in range(m2):
                 weight = weight_row[x + w2 // 2]
                 if weight != 0 and sums[4, x] > count - 0.5:
                     total += weight * similarity[x]
                     mass += weight
-    return total, mass
+    return total, mass, checks.sum() == 0
 
 
 @njit(cache=True, inline="always")
-def _add_products(sums: np.ndarray, a: np.ndarray, b: np.ndarray, inside: np.ndarray, sign: float) -> None:
-    """Adds a row of a, b, a² + b², ab and the mask to sums (5, X), or takes it away again."""
+def _slide(
+    sums: np.ndarray,
+    checks: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray,
+    inside: np.ndarray,
+    gone_a: np.ndarray,
+    gone_b: np.ndarray,
+    was_inside: np.ndarray,
+) -> None:
+    """Adds a row of a, b, a² + b², ab and the mask to sums (5, X), and takes another away.
+
+    What is outside counts as zero: a NaN there would stay in the sums for ever. One inside stays in the checks (X).
+    """
     for x in range(a.size):
-        p, q = a[x], b[x]
-        sums[0, x] += sign * p
-        sums[1, x] += sign * q
-        sums[2, x] += sign * (p * p + q * q)
-        sums[3, x] += sign * (p * q)
-        sums[4, x] += sign * inside[x]
+        p = float(a[x]) if inside[x] else 0.0
+        q = float(b[x]) if inside[x] else 0.0
+        r = float(gone_a[x]) if was_inside[x] else 0.0
+        s = float(gone_b[x]) if was_inside[x] else 0.0
+        sums[0, x] += p - r
+        sums[1, x] += q - s
+        sums[2, x] += (p * p + q * q) - (r * r + s * s)
+        sums[3, x] += p * q - r * s
+        sums[4, x] += 1.0 * inside[x] - 1.0 * was_inside[x]
+        checks[x] += (p - p) + (q - q)
 
 
 @njit(cache=True, inline="always")

@@ -19,13 +19,17 @@ from equisynth.config import Count, Positive, Strict
 from equisynth.datasets.prepared import PreparedDataset
 from equisynth.datasets.randomness import named_random_state
 from equisynth.errors import UserError
+from equisynth.evaluation import by_case
 from equisynth.evaluation.by_case import (
     WHOLE,
     Part,
+    Place,
     Prediction,
     Registrations,
     case_arrays,
     measure_cases,
+    not_computed,
+    place_name,
     register_all,
 )
 from equisynth.evaluation.local_registration import (
@@ -42,7 +46,6 @@ from equisynth.preprocessing.elastix import FloatArray, Mask, RegistrationFailed
 from equisynth.work import Arrays, Remember, anew
 
 NEEDED = ("label_native", "label_native_body_mask", "input_body_mask")
-Location = tuple[int, ...]
 KeepErrors = Callable[[str, FloatArray], None]
 
 
@@ -66,9 +69,7 @@ class RegisteredSettings(Strict):
 # --- locations
 
 
-def draw_locations(
-    body: Mask, invalid: Sequence[Mask | None], count: int, state: np.random.RandomState
-) -> list[Location]:
+def draw_locations(body: Mask, invalid: Sequence[Mask | None], count: int, state: np.random.RandomState) -> list[Place]:
     """Voxels of a body mask (*S) outside of all invalid regions, uniformly, without replacement; all if too few."""
     allowed = np.asarray(body) > 0
     for region in invalid:
@@ -79,7 +80,7 @@ def draw_locations(
     return [tuple(int(i) for i in np.unravel_index(place, allowed.shape)) for place in places[chosen]]
 
 
-def case_locations(dataset: PreparedDataset, case: str, settings: RegisteredSettings) -> list[Location]:
+def case_locations(dataset: PreparedDataset, case: str, settings: RegisteredSettings) -> list[Place]:
     """The locations of a case; they follow from the seed, its name and its masks."""
     body = dataset.region(case, "input_body")
     assert body is not None
@@ -89,11 +90,12 @@ def case_locations(dataset: PreparedDataset, case: str, settings: RegisteredSett
 
 def lacking(dataset: PreparedDataset, split: str) -> str | None:
     """Why a split cannot be evaluated so; None: it can."""
-    for case in sorted(dataset.cases(split)):
-        missing = [role for role in NEEDED if not dataset.has(case, role)]
-        if missing:
-            return f"{case} has no {' and no '.join(missing)}"
-    return None
+    return by_case.lacking(dataset, split, _lacks)
+
+
+def _lacks(dataset: PreparedDataset, case: str) -> str | None:
+    missing = [role for role in NEEDED if not dataset.has(case, role)]
+    return f"{case} has no {' and no '.join(missing)}" if missing else None
 
 
 # --- registrations
@@ -120,25 +122,12 @@ def register(
     reason = lacking(dataset, split)
     if reason is not None:
         raise UserError(f"{dataset.folder}: {reason}; nothing can be registered around locations")
-    tasks = [
-        (case, place) for case in sorted(dataset.cases(split)) for place in case_locations(dataset, case, settings)
-    ]
-    return register_all(partial(_register_one, dataset, settings, cache), tasks, part, jobs)
+    find, locations = partial(_found, dataset, settings, cache), partial(case_locations, dataset, settings=settings)
+    return register_all(find, dataset, split, locations, part, jobs)
 
 
-def _register_one(
-    dataset: PreparedDataset, settings: RegisteredSettings, cache: Path, task: tuple[str, Location]
-) -> tuple[str, str | None]:
-    case, location = task
-    try:
-        _transformation(dataset, case, location, settings, cache)
-    except RegistrationFailed as error:
-        return location_name(case, location), str(error)
-    return location_name(case, location), None
-
-
-def _transformation(
-    dataset: PreparedDataset, case: str, location: Location, settings: RegisteredSettings, cache: Path
+def _found(
+    dataset: PreparedDataset, settings: RegisteredSettings, cache: Path, case: str, location: Place
 ) -> tuple[Surroundings, Arrays]:
     """What lies around a location, and the transformation there.
 
@@ -146,14 +135,10 @@ def _transformation(
         RegistrationFailed: it failed, now or before.
     """
     around, air = surroundings(dataset, case, location, settings.registration), dataset.info.label.background
-    found = found_transformation(around, settings.registration, air, cache, location_name(case, location))
+    found = found_transformation(around, settings.registration, air, cache, place_name(case, location))
     if FAILURE in found:
         raise RegistrationFailed(str(found[FAILURE]))
     return around, found
-
-
-def location_name(case: str, location: Location) -> str:
-    return f"{case}/{'-'.join(map(str, location))}"
 
 
 # --- measures
@@ -180,11 +165,11 @@ def evaluate(
 
     Returns:
         ``{"split", "locations", "failures": {location: reason}, "cases": {case: {mae, mse, me, psnr, ssim, locations}},
-        "pooled": {mae, mse, me, psnr, ssim}}``; without a label on its own grid ``{"split", "computed", "reason"}``.
+        "pooled": {mae, mse, me, psnr, ssim}}``; without a label on its own grid what `not_computed` gives.
     """
-    reason = lacking(dataset, split)
-    if reason is not None:
-        return {"split": split, "computed": False, "reason": reason}
+    instead = not_computed(dataset, split, _lacks)
+    if instead is not None:
+        return instead
     register(dataset, split, settings, cache, jobs=jobs)
 
     def keep(case: str, arrays: Arrays) -> None:
@@ -215,10 +200,10 @@ def measure_case(
     errors = np.zeros(dataset.shape(case), np.float64)
     for location in case_locations(dataset, case, settings):
         try:
-            around, transformation = _transformation(dataset, case, location, settings, cache)
+            around, transformation = _found(dataset, settings, cache, case, location)
             registered = warped_label(around, transformation, label.background)
         except RegistrationFailed as error:
-            failures.append((location_name(case, location), str(error)))
+            failures.append((place_name(case, location), str(error)))
             continue
         box = around.box
         comparable = valid_content(np.asarray(body[box]), registered, settings.symmetric_bodies)

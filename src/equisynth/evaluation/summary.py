@@ -10,9 +10,7 @@ from typing import Any
 
 from equisynth.datasets.splits import SPLITS
 from equisynth.evaluation.aligned import named_measures
-
-PREFIXES = {"registered": "local_", "full_valid": "full_valid_", "deformation": "deformation_"}
-"""What is measured per split besides whole images -> how its names begin."""
+from equisynth.evaluation.names import PREFIXES
 
 
 def summary(details: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from equisynth.compare import base_name, case_values, pooled_values, reasons
+from equisynth.compare import base_name, case_values, inapplicable, pooled_values, reasons
 from equisynth.errors import UserError
 from equisynth.files import read_json
 from equisynth.overview.content import SPLITS, Case, Dataset, Experiment, Overview, Plane, primary
@@ -83,6 +83,7 @@ def read_experiment(name: str, tree: Tree, reports: Path, images: ImageFiles) ->
         pooled={split: values for split, values in pooled.items() if values},
         cases={split: attempt(partial(case_values, details, split), split) for split in SPLITS},
         missing=attempt(lambda: reasons(details, "test"), "test"),
+        inapplicable=attempt(lambda: inapplicable(details, "test"), "test") or (),
         references=attempt(lambda: _references(details), "references"),
         reference_split=(fid or {}).get("split", "test"),
         fid=fid or {},

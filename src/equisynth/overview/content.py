@@ -53,6 +53,7 @@ class Experiment:
         pooled: split -> measure -> value.
         cases: split -> measure -> case -> value.
         missing: what was not measured: beginning of the measures' names -> reason.
+        inapplicable: of these, what the dataset or the method gives no way to measure.
         references: name -> measure -> value, on split `reference_split`.
         fid: as the evaluation wrote it.
         history: one record per epoch.
@@ -66,6 +67,7 @@ class Experiment:
     pooled: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     cases: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
+    inapplicable: tuple[str, ...] = ()
     references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     reference_split: str = "test"
     fid: Mapping[str, Any] = field(default_factory=dict)
@@ -110,6 +112,11 @@ class Dataset:
     @property
     def letters(self) -> dict[str, str]:
         return {found.name: letter(position) for position, found in enumerate(self.experiments)}
+
+    @property
+    def inapplicable(self) -> set[str]:
+        """What none of the models can be measured by: nobody misses it."""
+        return set.intersection(*(set(found.inapplicable) for found in self.evaluated)) if self.evaluated else set()
 
     def measures(self, split: str) -> list[Measure]:
         """All that a model has but `DETAILS`, in the order in which they are shown."""

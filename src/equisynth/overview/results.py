@@ -237,6 +237,8 @@ def _notes(dataset: Dataset, split: str) -> str:
         else:
             without.setdefault(f"not computed ({e(str(found.fid.get('reason', 'no reason given')))})", []).append(mark)
         for family, reason in found.missing.items():
+            if family in dataset.inapplicable:
+                continue
             without.setdefault(f"{FAMILIES.get(family, family)}: {e(reason)}", []).append(mark)
     for text, marks in {**values, **without}.items():
         prefix = "" if any(text.startswith(f"{name}:") for name in FAMILIES.values()) else "FID: "

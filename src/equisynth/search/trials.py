@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from equisynth.errors import UserError
+from equisynth.errors import Diverged
 from equisynth.files import hash_json, remove
 from equisynth.search import leases
 from equisynth.search.interrupts import Interrupts
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 PRUNED_BY = "validation/selection"
 """What the pruner compares after each epoch: similarity to the label after registration, no term of the loss."""
 FOLDED = "folded_share"
-DIVERGED = "training diverged"
-"""How the trainer's word for a result begins that lies in the parameters; other mistakes end the search."""
 RUN, STATE_TAG = "run", "equisynth.trial"
 
 
@@ -48,11 +46,6 @@ def run_trial(
     else:
         remove(plan.folder(slot))
     print(f"trial {trial.number}{again}: {outcome}", flush=True)
-
-
-def is_result(error: UserError) -> bool:
-    """Whether an error says something of the parameters that were tried."""
-    return str(error).startswith(DIVERGED)
 
 
 def _trained(plan: Plan, study: Study, trial: Trial, slot: str, train_trial: TrainTrial, interrupts: Interrupts) -> str:
@@ -89,7 +82,7 @@ def _trained(plan: Plan, study: Study, trial: Trial, slot: str, train_trial: Tra
         state, status = TrialState.PRUNED, "KILLED"
     except BaseException as error:
         state, outcome = TrialState.FAIL, str(error)
-        if isinstance(error, UserError) and is_result(error):
+        if isinstance(error, Diverged):  # says something of the parameters that were tried; other mistakes do not
             status = "FAILED"
             trial.set_user_attr(REASON, outcome)
         else:  # interrupted or broken: the slot stays open, and a trial with the same parameters fills it
@@ -110,7 +103,7 @@ def _end_run(tracked: TrainingRun, state: TrialState, status: str) -> None:
 def _value(plan: Plan, result: Mapping[str, Any]) -> float:
     value = float(result[plan.objective])
     if not math.isfinite(value):
-        raise UserError(f"{DIVERGED}: {plan.objective} is not finite")
+        raise Diverged(f"training diverged: {plan.objective} is not finite")
     return value
 
 

@@ -19,14 +19,13 @@ import numpy.typing as npt
 from equisynth.datasets.opened import open_dataset
 from equisynth.datasets.prepared import PreparedDataset
 from equisynth.datasets.prepared_files import as_nifti
-from equisynth.description import read_description
-from equisynth.evaluation import deformations, full_valid, real_images, registered
+from equisynth.evaluation import full_valid, real_images
 from equisynth.evaluation.aligned import evaluate_references, evaluate_split
+from equisynth.evaluation.kinds import KINDS, Translated, measure
 from equisynth.evaluation.settings import CACHE, EvaluationSettings, read_settings
 from equisynth.evaluation.summary import summary
 from equisynth.files import atomic_folder, atomic_path, link, sha256, write_json
-from equisynth.methods.base import method_class
-from equisynth.model import WEIGHTS
+from equisynth.model import WEIGHTS, described_method
 from equisynth.params import read
 from equisynth.predictions import read_prediction
 from equisynth.work import Remember, anew, count_remembered, fingerprint, remembered, resumable, say_continuing
@@ -64,8 +63,7 @@ def run(
     if settings.split not in splits:
         settings = EvaluationSettings.model_validate(settings.model_dump() | {"split": splits[-1]})
     name, model = name or experiment, models / experiment
-    trained = read_description(model).settings
-    method_class(trained.method)  # its file is loaded before the code is fingerprinted
+    trained = described_method(model)[0].settings  # the method's file is loaded before the code is fingerprinted
     dataset = open_dataset(prepared, trained)
     dataset.require(trained.data, f"the model in {model} was trained on")
     cache = cache or CACHE / trained.dataset
@@ -103,23 +101,16 @@ def evaluate(
         cache: folder of registrations.
         keep_errors: takes split, case and error volume (*S) of local registrations.
     """
-    around, tiles = settings.registered, settings.full_valid
-    predicted = {split: partial(read_prediction, dataset, predictions, split) for split in splits}
-    result: dict[str, Any] = {}
-    for split, prediction in predicted.items():
-        result[split] = evaluate_split(dataset, split, prediction, remember)
-    for kind in ("registered", "full_valid", "deformation"):
-        result[kind] = {split: {"split": split, "computed": False, "reason": "left out"} for split in splits}
-    for split, prediction in predicted.items():
-        if around is not None:
-            keep = None if keep_errors is None else partial(keep_errors, split)
-            found = registered.evaluate(dataset, split, prediction, around, cache, remember, keep, jobs)
-            result["registered"][split] = found
-        if tiles is not None:
-            found = full_valid.evaluate(dataset, split, prediction, tiles, cache, remember, jobs)
-            result["full_valid"][split] = found
-        if model is not None:
-            result["deformation"][split] = deformations.evaluate(model, dataset, split, remember)
+    translated = {}
+    for split in splits:
+        prediction = partial(read_prediction, dataset, predictions, split)
+        keep = None if keep_errors is None else partial(keep_errors, split)
+        translated[split] = Translated(dataset, split, prediction, settings, cache, model, remember, keep, jobs)
+    result: dict[str, Any] = {
+        split: evaluate_split(dataset, split, found.prediction, remember) for split, found in translated.items()
+    }
+    for kind in KINDS:
+        result[kind] = {split: measure(kind, found) for split, found in translated.items()}
     result["references"] = evaluate_references(dataset, settings.split, remember=remember)
     result["fid"] = _fid(dataset, predictions, settings, remember)
     return result

@@ -17,10 +17,11 @@ from equisynth.datasets.opened import open_dataset
 from equisynth.datasets.prepared import PreparedDataset
 from equisynth.description import read_description
 from equisynth.errors import UserError
-from equisynth.evaluation import full_valid, registered
 from equisynth.evaluation.aligned import evaluate_split
+from equisynth.evaluation.kinds import Translated, measure
+from equisynth.evaluation.names import kind_of
 from equisynth.evaluation.settings import CACHE, read_settings
-from equisynth.evaluation.summary import PREFIXES, split_measures
+from equisynth.evaluation.summary import split_measures
 from equisynth.files import read_json, sha256, write_json
 from equisynth.model import WEIGHTS, load_model
 from equisynth.params import read
@@ -85,19 +86,11 @@ def evaluate_like(candidate: Candidate, prepared: Path, settings: Settings, fold
 
 def _measured(dataset: PreparedDataset, prediction: Callable[[str], np.ndarray], wanted: str) -> dict[str, Any]:
     """The evaluation that a measure comes from, as stage ``evaluate`` makes it; in one process, with one network."""
-    settings, cache = read_settings(read()), CACHE / dataset.info.name
-    found: dict[str, Any] = {SPLIT: {}}
-    if wanted.startswith(PREFIXES["registered"]) and settings.registered is not None:
-        found["registered"] = {
-            SPLIT: registered.evaluate(dataset, SPLIT, prediction, settings.registered, cache, jobs=1)
-        }
-    elif wanted.startswith(PREFIXES["full_valid"]) and settings.full_valid is not None:
-        found["full_valid"] = {
-            SPLIT: full_valid.evaluate(dataset, SPLIT, prediction, settings.full_valid, cache, jobs=1)
-        }
-    else:
-        found[SPLIT] = evaluate_split(dataset, SPLIT, prediction)
-    return found
+    kind = kind_of(wanted)
+    if kind is None:
+        return {SPLIT: evaluate_split(dataset, SPLIT, prediction)}
+    translated = Translated(dataset, SPLIT, prediction, read_settings(read()), CACHE / dataset.info.name)
+    return {SPLIT: {}, kind: {SPLIT: measure(kind, translated)}}
 
 
 def _options() -> RegistrySettings:
