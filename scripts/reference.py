@@ -1,7 +1,7 @@
 """Writes docs/reference/commands.md and docs/reference/parameters.md from the code: `make reference`.
 
 Commands come from the command line's own objects. Keys, kinds and defaults of params.yaml come from the models that
-check it, meanings from their docstrings and the comments beside their fields; ``MEANINGS`` has words for the rest.
+check it, meanings from their docstrings and the comments beside their fields.
 """
 
 from __future__ import annotations
@@ -78,161 +78,6 @@ EXPERIMENT = {
     "code": "`methods.<method>.method` again: DVC cannot look it up",
     "overrides": "keys of `training`; they win over all layers",
 }
-MEANINGS = {
-    "Data.n_dims": "number of axes",
-    "Data.voxel_size": "mm (pixels for pictures), one per axis",
-    "Data.input": "what the input's values mean",
-    "Data.label": "what the label's values mean",
-    "Data.invalid_at_or_below": "a pixel none of whose channels exceeds it is invalid; null: none",
-    "Data.licence": "of the data; every model that is trained on them carries it",
-    "RandomTransformation.rotation_degrees": "[lower, upper], or such a range per axis",
-    "RandomTransformation.log_scale_std": "standard deviation of the logarithm of the scale",
-    "RandomTransformation.log_shear_std": "the same of the shear",
-    "RandomTransformation.translation": "[lower, upper] in mm (pixels for pictures), or such a range per axis",
-    "RandomTransformation.flips": "mirror along random axes",
-    "RandomTransformation.right_angle_rotations": "rotate by random multiples of 90°",
-    "MinValidRatio.input": "of the input's voxels; null: any",
-    "MinValidRatio.label": "of the label's voxels; null: any",
-    "Ranges.lower": "lower bounds",
-    "Ranges.upper": "upper bounds, none below its lower one",
-    "Features.discriminator": "of the discriminator",
-    "Features.i2i": "of the network that translates",
-    "Features.intra_modality_reg": "of the registration of the translated input to the label",
-    "Features.cross_modality_reg": "of the registration of the label to the input",
-    "Features.rigid_reg": "of the encoder that finds the rigid part",
-    "LearningRate.generator": "of all networks but the discriminator",
-    "LearningRate.discriminator": "of the discriminator",
-    "Loss.similarity": "mean absolute or mean squared error",
-    "Loss.similarity_weight": "of the similarity of output and label as they lie (`supervised`)",
-    "Loss.cross_modality_similarity": "of the similarity after the cross-modality registration",
-    "Loss.intra_modality_similarity": "of the similarity after the intra-modality registration",
-    "Loss.rigid_similarity": "of the similarity after the rigid registration alone",
-    "Loss.forward_rigidity": "of the rigidity penalty of the deformation",
-    "Loss.inverse_rigidity": "of the rigidity penalty of its inverse",
-    "Loss.commutation": "of the difference between translating a deformed input and deforming the translated one",
-    "Loss.self_commutation": "the same with the predicted deformation in place of a random one",
-    "Loss.discriminator": "of the discriminator's own loss",
-    "Loss.adversarial": "of what the discriminator says of the output",
-    "Loss.max_rotation_degrees": "limit of the rigid registration, per axis",
-    "Loss.max_translation": "limit of the rigid registration, per axis; mm (pixels for pictures)",
-    "Loss.equivariant_similarity": "true: the output of the deformed input, brought back, is fitted to the label; "
-    "false or null: the output itself",
-    "Loss.equivariant_adversarial": "show the discriminator outputs of deformed inputs",
-    "RigidityCoefficient.values": "of the label, increasing",
-    "RigidityCoefficient.coefficients": "weights there; between two values linear",
-    "Rigidity.affinity_weight": "of second derivatives",
-    "Rigidity.orthonormality_weight": "of the Jacobian's distance to a rotation",
-    "Rigidity.properness_weight": "of the determinant's distance to 1",
-    "Rigidity.first_derivatives_central": "central differences; else forward ones",
-    "Rigidity.second_derivatives_central": "central differences; else forward ones",
-    "Rigidity.coefficient": "local weight by the label's intensity; null: 1 everywhere",
-    "Settings.seed": "instead of the seed of the file",
-    "Settings.trains_on_label": "the label that training sees: `deformed`, `deformed on the fly`, `unregistered`, "
-    "`rigidly registered`, `aligned`, `re-registered`, `registered` or `deformably registered`",
-    "Settings.batch_size": "of all processes together; with a discriminator at least 2",
-    "Settings.patch_size": "voxels, one per axis; whole halvings of it must fit the networks",
-    "Settings.training_stride": "distance of training patches in voxels; null: the patch size",
-    "Settings.inference_stride": "distance of tiles at inference, voxels, at most the patch size; null: the patch size",
-    "Settings.fusing_mask_smoothing": "width of the soft border with which tiles are fused, voxels; null: none",
-    "Settings.random_transformation": "r, with which the method asks for equivariance and augments",
-    "Settings.input_noise_std_range": "[lower, upper] of the standard deviation of noise, normalised; null: none",
-    "Settings.label_noise_std_range": "the same for the label",
-    "Settings.paired": "false: input and label of a sample come from different cases",
-    "Settings.min_valid_ratio": "smallest valid share of a training patch",
-    "Settings.augment_with_random_transformation": "r deforms input and label alike, as augmentation",
-    "Settings.label_deformation": "of labels made while training (`deformed on the fly`, pictures only)",
-    "Settings.features": "widths per level of each network; null: the method has no such network",
-    "Settings.normalization_groups": "of group normalisation; null: none. Divides every width but the first",
-    "Settings.final_activation": "of the translating network",
-    "Settings.epochs": "number of epochs; the best one on the validation split becomes the model",
-    "Settings.epoch_steps": "batches per epoch; null: every patch once",
-    "Settings.learning_rate": "of Adam",
-    "Settings.loss": "weights of the terms (null or 0: not computed) and limits of the rigid transformation",
-    "Settings.rigidity": "weights and finite differences of the rigidity penalty; null: the defaults below",
-    "Settings.discriminator": "what it sees: input and image, or the image alone",
-    "EvaluationSettings.fid": "Fréchet inception distance",
-    "FidSettings.weights": "a file of pytorch-fid's Inception weights",
-    "FidSettings.axes": "across which volumes are cut into slices",
-    "RegisteredSettings.registration": "of the label, around a location",
-    "LocalRegistration.rigid": "first step",
-    "LocalRegistration.elastic": "second step: B-splines that keep bone rigid",
-    "ElasticStep.bending_weight": "of the bending energy",
-    "ElasticStep.rigidity_weight": "of the rigidity penalty in bone",
-    "ElasticStep.linearity_weight": "of its part for affinity",
-    "ElasticStep.orthonormality_weight": "of its part for orthonormality",
-    "ElasticStep.properness_weight": "of its part for properness",
-    "ElasticStep.step_size_samples": "from which elastix estimates its step size; null: its own choice",
-    "FullValidSettings.registration": "of the label, affine, to each tile",
-    "RigidStep.samples": "per iteration",
-    "RigidStep.step_size_samples": "from which elastix estimates its step size; null: its own choice",
-    "BSplineStep.samples": "per iteration",
-    "BSplineStep.step_size_samples": "from which elastix estimates its step size; null: its own choice",
-    "BSplineStep.bending_weight": "of the bending energy",
-    "Registration.rigid": "first step",
-    "Registration.bspline": "second step",
-    "Deformation.velocity_mean_mm": "of the white noise, before smoothing; one per axis",
-    "Deformation.smoothing_mm": "standard deviation of the smoothing",
-    "Deformation.rotation_degrees": "[least, most] about each axis",
-    "Deformation.translation_mm": "[least, most] along each axis",
-    "IxiPreparation.seed": "a case's deformation follows from this and its name alone",
-    "IxiPreparation.deformation": "the simulated misalignment of the label",
-    "IxiPreparation.bias_correction": "N4, of each scan",
-    "IxiPreparation.splits": "null: those that come with the raw data",
-    "IxiPreparation.robex_path": "the ROBEX program (runROBEX.sh), which finds the brain; null: by morphology",
-    "CermepPreparation.t1_threshold": "of the body in the T1",
-    "CermepPreparation.t1_closing": "radius in voxels",
-    "CermepPreparation.evaluation_dilation": "of the evaluation mask around the body; radius in voxels",
-    "CermepPreparation.ct_threshold": "of the body in the CT, HU",
-    "CermepPreparation.ct_closing": "radius in voxels",
-    "CermepPreparation.registration": "of the CT to the T1, after the rigid one",
-    "CermepPreparation.robex_path": "the ROBEX program (runROBEX.sh), which finds the brain; null: by morphology",
-    "CermepPreparation.splits": "null: the published ones",
-    "CocoPreparation.splits": "null: those that come with the raw data",
-    "StainingPreparation.splits": "null: the published ones",
-    "FolderPreparation.input": "how the input's values are scaled; null: kept",
-    "FolderPreparation.label": "how the label's values are scaled; null: kept",
-    "FolderPreparation.splits": "shares, or lists of cases",
-    "Percentiles.percentiles": "of the foreground (what exceeds the lowest value): they become 0 and 1",
-    "Limits.low": "becomes 0",
-    "Limits.high": "becomes 1",
-    "SplitLists.train": "names of cases",
-    "SplitLists.validate_": "names of cases",
-    "SplitLists.test": "names of cases",
-    "SplitFractions.validate_": "share of the cases",
-    "SplitFractions.test": "share of the cases; the others train",
-    "SplitFractions.seed": "of the choice",
-    "RemoteFile.url": "address",
-    "RemoteFile.size": "bytes; checked where given",
-    "RemoteFile.sha256": "checked where given",
-    "IxiDownload.scans": "an archive per modality",
-    "IxiDownload.splits": "lists of the published splits; null: none",
-    "CocoDownload.pictures": "the archive",
-    "CocoDownload.splits": "lists of the published splits; null: none",
-    "SearchSettings.seed": "of the sampler",
-    "Interval.low": "`[low, high]` is short for an interval on a log scale",
-    "Interval.high": "above `low`",
-    "Interval.log": "false: on a linear scale",
-    "Choices.choices": "one of these values",
-    "GanOptions.generator": "architecture of the translating network",
-    "GanOptions.generator_width": "channels of its first level",
-    "GanOptions.discriminator_width": "channels of its first level",
-    "GanOptions.discriminator_layers": "of `n_layers`",
-    "GanOptions.norm": "normalisation",
-    "GanOptions.initialisation": "distribution of initial weights",
-    "GanOptions.initialisation_gain": "its width",
-    "GanOptions.dropout": "in the generator",
-    "GanOptions.beta1": "of Adam",
-    "GanOptions.decay_policy": "how the learning rate falls",
-    "GanOptions.final_activation": "of the generator",
-    "NemarOptions.adversarial_weight": "of the adversarial loss",
-    "NemarOptions.reconstruction_weight": "of the similarity of both orders to the label",
-    "NemarOptions.smoothness_weight": "of the deformation's smoothness",
-    "Pix2PixOptions.l1_weight": "of the mean absolute error",
-    "RegGanOptions.similarity_weight": "of the similarity after registration",
-    "RegGanOptions.adversarial_weight": "of the adversarial loss",
-    "RegGanOptions.smoothness_weight": "of the deformation's smoothness",
-    "RegGanOptions.final_activation": "of the generator",
-}
 COMMON = {
     "kind": "of the source",
     "path": "of the data",
@@ -242,7 +87,7 @@ COMMON = {
     "seed": "what is made follows from it",
     "iterations": "of the optimiser",
 }
-"""Meanings of keys that many models share, where neither the model nor ``MEANINGS`` has one."""
+"""Meanings of keys that many models share, where the model has none."""
 
 
 @dataclass(frozen=True)
@@ -474,13 +319,12 @@ def _yaml(value: Any) -> str:
 
 
 def _meaning(model: type[BaseModel], name: str, told: dict[str, str]) -> str:
-    """In this order: the model's docstring, the comment beside the field, the words above.
+    """In this order: the model's docstring, the comment beside the field, `COMMON`, what the field's own model is.
 
     Returns:
         Nothing where there are none.
     """
-    stated = (MEANINGS.get(f"{parent.__name__}.{name}") for parent in model.__mro__)
-    chosen = told.get(name) or next(filter(None, stated), None) or COMMON.get(name)
+    chosen = told.get(name) or COMMON.get(name)
     if chosen is None:
         documented = [_one_line(inner.__doc__ or "") for inner in _models(model.model_fields[name].annotation)]
         chosen = " ".join(documented)
@@ -515,7 +359,10 @@ def _table(model: type[BaseModel], leave_out: set[str] | frozenset[str] = frozen
     shown = [row for row in rows(model) if row.key.split(".")[0] not in leave_out]
     unexplained = [row.key for row in shown if not row.meaning]
     if unexplained:
-        raise SystemExit(f"scripts/reference.py: say in MEANINGS what these of {model.__name__} mean: {unexplained}")
+        raise SystemExit(
+            f"{inspect.getsourcefile(model)}: {model.__name__}: say in its docstring or behind the fields what these "
+            f"mean: {', '.join(unexplained)}"
+        )
     head = _visible(_one_line((inspect.getdoc(model) or "").partition("Attributes:")[0]))
     explained = (Settings, Data, SearchSettings, EvaluationSettings, RegistrySettings)
     intro = [head, ""] if head and model not in explained else []

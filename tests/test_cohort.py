@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dicom_series import oblique, write_series
-from equisynth.cohort import Wanted, find_cases, is_bids, is_one_image
+from equisynth.cohort import Wanted, check_one_image, find_cases, is_bids, is_one_image
 from equisynth.errors import UserError
 from test_bids import touch
 
@@ -87,6 +87,30 @@ def test_one_image_or_a_cohort(tmp_path: Path) -> None:
     assert not is_one_image([one, other], tmp_path / "out.nii.gz")
 
 
+@pytest.mark.parametrize(
+    ("pattern", "jobs", "scheduler", "told"),
+    [
+        ("*_T2*", 1, None, r"--pattern \*_T2\*"),
+        (None, 4, None, "--jobs 4"),
+        (None, 1, "tcp://a:1", "--scheduler tcp://a:1"),
+    ],
+)
+def test_options_of_cohorts_are_not_ignored_for_one_image(
+    pattern: str | None, jobs: int, scheduler: str | None, told: str
+) -> None:
+    with pytest.raises(
+        UserError, match=rf"{told}: is for several images, found one \(a.nii\) and one file .*\(b.nii\)"
+    ):
+        check_one_image(Path("a.nii"), Path("b.nii"), pattern, jobs, scheduler)
+    check_one_image(Path("a.nii"), Path("b.nii"), None, 1, None)
+
+
+def test_a_pattern_may_stand_beside_files_where_there_is_a_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii", "in/b_T2.nii", "in/b_PD.nii")
+    found = outputs([tmp_path / "a.nii", tmp_path / "in"], tmp_path, Wanted("T2", "PD", 3, "*_T2*"))
+    assert found == ["a_synthesised-PD.nii", "b_T2_synthesised-PD.nii"]
+
+
 def test_outputs_may_lie_in_derivatives_of_a_bids_tree_only(tmp_path: Path) -> None:
     touch(tmp_path, "bids/sub-01/anat/sub-01_T2w.nii", "plain/a.nii")
     tree, plain = tmp_path / "bids", tmp_path / "plain"
@@ -112,6 +136,12 @@ def test_what_cannot_be_a_cohort_is_one_line(tmp_path: Path) -> None:
         (["other"], Wanted("T2", "PD", 3, t1="T1w"), "is no BIDS tree"),
         (["in/a.nii", "notes/a.txt"], VOLUMES, "a.txt: the input's name must end with"),
         (["in/a.nii", "absent"], VOLUMES, "absent: no such file or folder"),
+        (
+            ["in/a.nii"],
+            Wanted("T2", "PD", 3, "*_T2*"),
+            r"--pattern \*_T2\*: chooses from folders, found the file .*a.nii",
+        ),
+        (["in/a.nii", "bids/sub-01/anat/sub-01_T1w.nii"], Wanted("T2", "PD", 3, "*_T2*"), "folders, found 2 files"),
     ):
         with pytest.raises(UserError, match=message) as caught:
             find_cases([tmp_path / name for name in inputs], tmp_path / "out", wanted)

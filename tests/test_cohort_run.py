@@ -65,7 +65,7 @@ def tree(folder: Path) -> Path:
 
 
 def run(inputs: Path | list[Path], model: str, output: Path, **options: Any) -> int:
-    known = {key: options.pop(key) for key in ("pattern", "t1", "jobs") if key in options}
+    known = {key: options.pop(key) for key in ("pattern", "t1", "jobs", "scheduler") if key in options}
     request = Request(Path(), model, output, **{"device": "cpu", **options})
     return cohort_run.run([inputs] if isinstance(inputs, Path) else inputs, request, **known)
 
@@ -274,6 +274,39 @@ def test_the_command_line_ends_with_the_code(
         assert caught.value.code == code
         (tmp_path / "in/sub-3/anat/sub-3_T2w.nii.gz").write_bytes(b"")
     assert capsys.readouterr().err.splitlines()[-1] == "equisynth: 2 skipped, 1 failed; see out/summary.csv"
+
+
+def test_the_command_line_ignores_no_option_of_cohorts(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But where the environment names a cluster: one image is translated here."""
+    monkeypatch.chdir(tmp_path)
+    write_scan(tmp_path / "a.nii")
+    one = ["predict", "a.nii", "--model", model, "--output", "b.nii", "--device", "cpu"]
+    stage = ["predict", "--experiment", "ixi-x"]
+    for words, message in (
+        ([*one, "--pattern", "*_T2*"], "--pattern *_T2*: is for several images"),
+        ([*one, "--jobs", "2"], "--jobs 2: is for several images"),
+        ([*one, "--scheduler", "tcp://a:1"], "--scheduler tcp://a:1: is for several images"),
+        *(
+            ([*stage, *more], "--experiment stands alone")
+            for more in (["--jobs", "2"], ["--pattern", "*"], ["--force"])
+        ),
+        ([*stage, "--scheduler", "tcp://a:1"], "--experiment stands alone"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(words)
+        assert caught.value.code == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "b.nii").exists()
+    monkeypatch.setenv("EQUISYNTH_SCHEDULER", "tcp://a:1")
+    with pytest.raises(SystemExit):
+        cli.main(stage)
+    assert "params.yaml" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        cli.main(one)
+    assert not caught.value.code
+    assert (tmp_path / "b.nii").exists()
 
 
 def test_the_commands_of_the_page_work(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

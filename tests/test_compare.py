@@ -11,7 +11,18 @@ import pytest
 
 import overview_example
 from equisynth import cli
-from equisynth.compare import Measure, base_name, case_values, compare, number, pooled_values, reasons, run, signed
+from equisynth.compare import (
+    Measure,
+    base_name,
+    case_values,
+    compare,
+    inapplicable,
+    number,
+    pooled_values,
+    reasons,
+    run,
+    signed,
+)
 from equisynth.errors import UserError
 from equisynth.params import read
 
@@ -114,6 +125,12 @@ def test_distances_come_before_what_they_are_judged_by() -> None:
 def test_reasons_are_kept() -> None:
     registered = {"test": {"split": "test", "computed": False, "reason": "no native label"}}
     assert reasons(details(registered=registered), "test") == {"local_": "no native label"}
+
+
+@pytest.mark.parametrize(("stated", "expected"), [({"applies": False}, ("local_",)), ({"applies": True}, ()), ({}, ())])
+def test_what_does_not_apply_says_so(stated: dict[str, bool], expected: tuple[str, ...]) -> None:
+    registered = {"test": {"split": "test", "computed": False, "reason": "no native label"} | stated}
+    assert inapplicable(details(registered=registered), "test") == expected
 
 
 # --- rows

@@ -49,6 +49,12 @@ class RegistrySettings(Strict):
         measure = next((key for key in self.measure if flat.get(key) is not None), self.measure[0])
         return measure, flat.get(measure)
 
+    @staticmethod
+    def possible(evaluation: Mapping[str, Any]) -> list[str]:
+        """What an evaluation holds that ``measure`` could list."""
+        flat = flatten(evaluation)
+        return [key for key in flat if _MEASURE.fullmatch(key) and flat[key] is not None]
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -92,12 +98,12 @@ def choose_champion(
         evaluate_champion: measures the champion as ``new`` was measured (same measure, same prepared validation split);
             called only where that is not known; raises `UserError` where it cannot be done.
     """
+    if champion is not None and new.model_sha256 == champion.model_sha256:
+        return Decision(False, "is the champion already")
     if new.value is None or not math.isfinite(new.value):
         return Decision(False, f"{new.measure} was not measured")
     if champion is None:
         return Decision(True, f"first version with {new.measure} {new.value:.6g}")
-    if new.model_sha256 == champion.model_sha256:
-        return Decision(False, "is the champion already")
     if champion.scale == PUBLISHED_SCALE and new.scale != PUBLISHED_SCALE:
         return Decision(False, f"scale '{new.scale}' never replaces a champion of the published scale")
     old = champion.value

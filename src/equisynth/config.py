@@ -82,12 +82,12 @@ class Intensity(Strict):
 class Data(Strict):
     """What a prepared dataset's images are. ``voxel_size`` in mm (pixels for photographs), one per axis."""
 
-    n_dims: Literal[2, 3]
-    voxel_size: tuple[Positive, ...]
-    input: Intensity
-    label: Intensity
-    invalid_at_or_below: float | None = None
-    licence: str
+    n_dims: Literal[2, 3]  # number of axes
+    voxel_size: tuple[Positive, ...]  # mm (pixels for pictures), one per axis
+    input: Intensity  # what the input's values mean
+    label: Intensity  # what the label's values mean
+    invalid_at_or_below: float | None = None  # a pixel none of whose channels exceeds it is invalid; null: none
+    licence: str  # of the data; every model that is trained on them carries it
 
     @model_validator(mode="after")
     def _one_size_per_axis(self) -> Data:
@@ -97,28 +97,33 @@ class Data(Strict):
 
 
 class RandomTransformation(Strict):
-    """Ranges of r. Rotations in degrees, translations in world units; a list of ranges gives one per axis."""
+    """Ranges of r. Rotations in degrees, translations in world units; a list of ranges gives one per axis.
 
-    rotation_degrees: Range | tuple[Range, ...] | None = None
+    Attributes:
+        log_scale_std: standard deviation of the logarithm of the scale.
+        translation: [lower, upper] in mm (pixels for pictures), or such a range per axis.
+    """
+
+    rotation_degrees: Range | tuple[Range, ...] | None = None  # [lower, upper], or such a range per axis
     log_scale_std: NonNegative | tuple[NonNegative, ...] | None = None
-    log_shear_std: NonNegative | tuple[NonNegative, ...] | None = None
+    log_shear_std: NonNegative | tuple[NonNegative, ...] | None = None  # the same of the shear
     translation: Range | tuple[Range, ...] | None = None
-    flips: bool = False
-    right_angle_rotations: bool = False
+    flips: bool = False  # mirror along random axes
+    right_angle_rotations: bool = False  # rotate by random multiples of 90°
 
 
 class MinValidRatio(Strict):
     """Smallest valid share of a training patch."""
 
-    input: Annotated[float, Field(ge=0, le=1)] | None = None
-    label: Annotated[float, Field(ge=0, le=1)] | None = None
+    input: Annotated[float, Field(ge=0, le=1)] | None = None  # of the input's voxels; null: any
+    label: Annotated[float, Field(ge=0, le=1)] | None = None  # of the label's voxels; null: any
 
 
 class Ranges(Strict):
     """What is drawn uniformly between two bounds, one of each per axis (or per angle)."""
 
-    lower: tuple[float, ...]
-    upper: tuple[float, ...]
+    lower: tuple[float, ...]  # lower bounds
+    upper: tuple[float, ...]  # upper bounds, none below its lower one
 
     @model_validator(mode="after")
     def _in_order(self) -> Ranges:
@@ -150,45 +155,51 @@ class LabelDeformation(Strict):
 class Features(Strict):
     """Widths per level of each network; none where a method has no such network."""
 
-    discriminator: Widths | None = None
-    i2i: Widths | None = None
-    intra_modality_reg: Widths | None = None
-    cross_modality_reg: Widths | None = None
-    rigid_reg: Widths | None = None
+    discriminator: Widths | None = None  # of the discriminator
+    i2i: Widths | None = None  # of the network that translates
+    intra_modality_reg: Widths | None = None  # of the registration of the translated input to the label
+    cross_modality_reg: Widths | None = None  # of the registration of the label to the input
+    rigid_reg: Widths | None = None  # of the encoder that finds the rigid part
 
 
 class LearningRate(Strict):
     """Adam's learning rates."""
 
-    generator: Positive
-    discriminator: Positive | None = None
+    generator: Positive  # of all networks but the discriminator
+    discriminator: Positive | None = None  # of the discriminator
 
 
 class Loss(Strict):
-    """Weights of the terms and the limits of the rigid transformation."""
+    """Weights of the terms and the limits of the rigid transformation.
 
-    similarity: Literal["mae", "mse"] = "mae"
-    similarity_weight: Weight = None
-    cross_modality_similarity: Weight = None
-    intra_modality_similarity: Weight = None
-    rigid_similarity: Weight = None
-    forward_rigidity: Weight = None
-    inverse_rigidity: Weight = None
+    Attributes:
+        commutation: of the difference between translating a deformed input and deforming the translated one.
+        equivariant_similarity: true: the output of the deformed input, brought back, is fitted to the label; false or
+            null: the output itself.
+    """
+
+    similarity: Literal["mae", "mse"] = "mae"  # mean absolute or mean squared error
+    similarity_weight: Weight = None  # of the similarity of output and label as they lie (`supervised`)
+    cross_modality_similarity: Weight = None  # of the similarity after the cross-modality registration
+    intra_modality_similarity: Weight = None  # of the similarity after the intra-modality registration
+    rigid_similarity: Weight = None  # of the similarity after the rigid registration alone
+    forward_rigidity: Weight = None  # of the rigidity penalty of the deformation
+    inverse_rigidity: Weight = None  # of the rigidity penalty of its inverse
     commutation: Weight = None
-    self_commutation: Weight = None
-    discriminator: Weight = None
-    adversarial: Weight = None
-    max_rotation_degrees: Positive | None = None
-    max_translation: Positive | None = None
+    self_commutation: Weight = None  # the same with the predicted deformation in place of a random one
+    discriminator: Weight = None  # of the discriminator's own loss
+    adversarial: Weight = None  # of what the discriminator says of the output
+    max_rotation_degrees: Positive | None = None  # limit of the rigid registration, per axis
+    max_translation: Positive | None = None  # limit of the rigid registration, per axis; mm (pixels for pictures)
     equivariant_similarity: bool | None = None
-    equivariant_adversarial: bool = True
+    equivariant_adversarial: bool = True  # show the discriminator outputs of deformed inputs
 
 
 class RigidityCoefficient(Strict):
     """Piecewise linear map from the label's intensity to the local weight of the rigidity penalty."""
 
-    values: tuple[float, ...]
-    coefficients: tuple[float, ...]
+    values: tuple[float, ...]  # of the label, increasing
+    coefficients: tuple[float, ...]  # weights there; between two values linear
 
     @model_validator(mode="after")
     def _pairs(self) -> RigidityCoefficient:
@@ -202,18 +213,25 @@ class RigidityCoefficient(Strict):
 class Rigidity(Strict):
     """Weights and finite differences of the rigidity penalty (Staring, Klein, Pluim 2007)."""
 
-    affinity_weight: NonNegative = 1.0
-    orthonormality_weight: NonNegative = 0.01
-    properness_weight: NonNegative = 0.1
-    first_derivatives_central: bool = False
-    second_derivatives_central: bool = False
-    coefficient: RigidityCoefficient | None = None
+    affinity_weight: NonNegative = 1.0  # of second derivatives
+    orthonormality_weight: NonNegative = 0.01  # of the Jacobian's distance to a rotation
+    properness_weight: NonNegative = 0.1  # of the determinant's distance to 1
+    first_derivatives_central: bool = False  # central differences; else forward ones
+    second_derivatives_central: bool = False  # central differences; else forward ones
+    coefficient: RigidityCoefficient | None = None  # local weight by the label's intensity; null: 1 everywhere
 
 
 class Settings(Strict):
     """One experiment at one scale, resolved and complete.
 
     Attributes:
+        trains_on_label: the label that training sees: ``deformed``, ``deformed on the fly``, ``unregistered``,
+            ``rigidly registered``, ``aligned``, ``re-registered``, ``registered`` or ``deformably registered``.
+        inference_stride: distance of tiles at inference, voxels, at most the patch size; null: the patch size.
+        fusing_mask_smoothing: width of the soft border with which tiles are fused, voxels; null: none.
+        input_noise_std_range: [lower, upper] of the standard deviation of noise, normalised; null: none.
+        label_deformation: of labels made while training (``deformed on the fly``, pictures only).
+        discriminator: what it sees: input and image, or the image alone.
         transformations_per_sample: 2: the label's is drawn apart from the input's.
         slices: a method of two dimensions on volumes: patches are single slices across the last axis.
         augmentation_input_background_value, augmentation_label_background_value: normalised; what warped images take
@@ -223,37 +241,37 @@ class Settings(Strict):
 
     experiment: str
     scale: str
-    seed: int = 0
+    seed: int = 0  # instead of the seed of the file
     dataset: str
     method: str
     data: Data
 
     trains_on_label: str
-    batch_size: Count
-    patch_size: tuple[Count, ...]
-    training_stride: tuple[Positive, ...] | None = None
+    batch_size: Count  # of all processes together; with a discriminator at least 2
+    patch_size: tuple[Count, ...]  # voxels, one per axis; whole halvings of it must fit the networks
+    training_stride: tuple[Positive, ...] | None = None  # distance of training patches in voxels; null: the patch size
     inference_stride: tuple[Count, ...] | None = None
     fusing_mask_smoothing: NonNegative | None = None
-    random_transformation: RandomTransformation
+    random_transformation: RandomTransformation  # r, with which the method asks for equivariance and augments
     input_noise_std_range: NoiseRange | None = None
-    label_noise_std_range: NoiseRange | None = None
-    paired: bool = True
+    label_noise_std_range: NoiseRange | None = None  # the same for the label
+    paired: bool = True  # false: input and label of a sample come from different cases
     transformations_per_sample: Count = 1
-    min_valid_ratio: MinValidRatio = MinValidRatio()
-    augment_with_random_transformation: bool = False
+    min_valid_ratio: MinValidRatio = MinValidRatio()  # smallest valid share of a training patch
+    augment_with_random_transformation: bool = False  # r deforms input and label alike, as augmentation
     label_deformation: LabelDeformation | None = None
     slices: bool = False
     augmentation_input_background_value: float | None = None
     augmentation_label_background_value: float | None = None
-    features: Features = Features()
-    normalization_groups: Count | None = 16
-    final_activation: Literal["linear", "softplus"] = "linear"
+    features: Features = Features()  # widths per level of each network; null: the method has no such network
+    normalization_groups: Count | None = 16  # of group normalisation; null: none. Divides every width but the first
+    final_activation: Literal["linear", "softplus"] = "linear"  # of the translating network
     network: dict[str, Any] = {}
-    epochs: Count
-    epoch_steps: Count | None = None
-    learning_rate: LearningRate
-    loss: Loss = Loss()
-    rigidity: Rigidity | None = None
+    epochs: Count  # number of epochs; the best one on the validation split becomes the model
+    epoch_steps: Count | None = None  # batches per epoch; null: every patch once
+    learning_rate: LearningRate  # of Adam
+    loss: Loss = Loss()  # weights of the terms (null or 0: not computed) and limits of the rigid transformation
+    rigidity: Rigidity | None = None  # weights and finite differences of the rigidity penalty; null: the defaults below
     discriminator: Literal["none", "conditional", "unconditional"] = "none"
 
     @property

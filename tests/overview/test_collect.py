@@ -67,6 +67,17 @@ def test_a_damaged_evaluation_is_a_problem_and_no_crash(repository: Path, tmp_pa
     assert noreg.problems
 
 
+def test_what_cannot_apply_is_read(repository: Path, tmp_path: Path) -> None:
+    path = tmp_path / "reports/evaluation/ixi-noreg.json"
+    tiles = {"test": {"split": "test", "computed": False, "applies": False, "reason": "case0 is no colour picture"}}
+    content = overview_example.evaluation(0.2, 3) | {"full_valid": tiles}
+    overview_example.write(path, content)
+    ixi = dataset(collect(read(repository / "params.yaml"), tmp_path / "reports"), "ixi")
+    noreg = next(other for other in ixi.experiments if other.name == "ixi-noreg")
+    assert noreg.missing == {"full_valid_": "case0 is no colour picture"}
+    assert noreg.inapplicable == ("full_valid_",)
+
+
 def test_evaluations_by_hand_stay_out(repository: Path, tmp_path: Path) -> None:
     shutil.copytree(repository / "reports/evaluation", tmp_path / "evaluation")
     for ending in (".epoch12", ".train", ".seed3"):

@@ -129,6 +129,38 @@ ENTRIES = (
         _scans("scans/a.nii.gz"),
     ),
     Wrong(
+        "pattern of one image",
+        "a pattern for one image",
+        _predict("T2.nii.gz", "PD.nii.gz", "--pattern *_T2.nii.gz"),
+        ("--pattern *_T2.nii.gz", "several images", "T2.nii.gz", "PD.nii.gz", "leave it out"),
+    ),
+    Wrong(
+        "pattern of files",
+        "a pattern for files that are all named",
+        _predict("T2.nii.gz", more="--pattern *_T2.nii.gz"),
+        ("--pattern *_T2.nii.gz", "folders", "the file T2.nii.gz", "leave it out"),
+    ),
+    Wrong(
+        "jobs of one image",
+        "several jobs for one image",
+        _predict("T2.nii.gz", "PD.nii.gz", "--jobs 4"),
+        ("--jobs 4", "several images", "T2.nii.gz", "PD.nii.gz", "leave it out"),
+    ),
+    Wrong(
+        "jobs and cluster",
+        "several jobs here and a cluster",
+        _predict(more="--jobs 4 --scheduler tcp://127.0.0.1:8786"),
+        ("--jobs 4", "tcp://127.0.0.1:8786", "leave out"),
+        _scans("scans/a.nii.gz"),
+    ),
+    Wrong(
+        "cluster address",
+        "an address that no dask scheduler has",
+        _predict(more="--scheduler http://127.0.0.1:8786"),
+        ("--scheduler http://127.0.0.1:8786", "dask scheduler", "tcp://127.0.0.1:8786"),
+        _scans("scans/a.nii.gz"),
+    ),
+    Wrong(
         "precision unknown", "an unknown precision", _predict("T2.nii.gz", "PD.nii.gz", "--precision half"), ("half",)
     ),
     Wrong(

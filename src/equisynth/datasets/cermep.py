@@ -49,15 +49,15 @@ class CermepPreparation(Strict):
     Radii are in voxels, thresholds in the scans' own units (CT: Hounsfield).
     """
 
-    t1_threshold: float = 45.0
-    t1_closing: Whole = 8
-    evaluation_dilation: Whole = 5
-    ct_threshold: float = -350.0
-    ct_closing: Whole = 3
+    t1_threshold: float = 45.0  # of the body in the T1
+    t1_closing: Whole = 8  # radius in voxels
+    evaluation_dilation: Whole = 5  # of the evaluation mask around the body; radius in voxels
+    ct_threshold: float = -350.0  # of the body in the CT, HU
+    ct_closing: Whole = 3  # radius in voxels
     bias_iterations: tuple[Count, ...] = (400, 300, 200, 100)  # of N4, per level
-    registration: BSplineStep = BSplineStep()
-    robex_path: str | None = None
-    splits: Splits | None = None
+    registration: BSplineStep = BSplineStep()  # of the CT to the T1, after the rigid one
+    robex_path: str | None = None  # the ROBEX program (runROBEX.sh), which finds the brain; null: by morphology
+    splits: Splits | None = None  # null: the published ones
 
 
 class CermepPathSource(Strict):

@@ -45,7 +45,7 @@ class CocoPreparation(Strict):
     """``datasets.coco.preparation``. Null ``splits``: those that come with the raw data."""
 
     seed: Annotated[int, Field(ge=0)] = 0  # a picture's deformation follows from this and its name alone
-    splits: Splits | None = None
+    splits: Splits | None = None  # null: those that come with the raw data
 
 
 class CocoDownload(Strict):
@@ -53,10 +53,10 @@ class CocoDownload(Strict):
 
     kind: Literal["download"]
     licence_accepted: bool = False
-    pictures: RemoteFile = RemoteFile(url=f"http://images.cocodataset.org/zips/{ARCHIVE}")
+    pictures: RemoteFile = RemoteFile(url=f"http://images.cocodataset.org/zips/{ARCHIVE}")  # the archive
     splits: dict[Split, RemoteFile] | None = {
         split: RemoteFile(url=f"{_LISTS}/{split}_cases.json", sha256=digest) for split, digest in _SHA256.items()
-    }
+    }  # lists of the published splits; null: none
 
 
 class CocoPath(Strict):

@@ -49,9 +49,9 @@ def _name(url: str) -> str:
 class RemoteFile(Strict):
     """A file on a server; ``size`` (bytes) and ``sha256`` are checked where given."""
 
-    url: Annotated[str, AfterValidator(_web_address)]
-    size: Count | None = None
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    url: Annotated[str, AfterValidator(_web_address)]  # address
+    size: Count | None = None  # bytes; checked where given
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None  # checked where given
 
 
 class _Broken(Exception):

@@ -38,7 +38,11 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class Percentiles(Strict):
-    """These percentiles of an image's foreground become 0 and 1; the foreground is what exceeds its lowest value."""
+    """These percentiles of an image's foreground become 0 and 1; the foreground is what exceeds its lowest value.
+
+    Attributes:
+        percentiles: of the foreground (what exceeds the lowest value): they become 0 and 1.
+    """
 
     percentiles: tuple[Percent, Percent] = (0.5, 99.5)
 
@@ -52,8 +56,8 @@ class Percentiles(Strict):
 class Limits(Strict):
     """These values become 0 and 1 in every image."""
 
-    low: float
-    high: float
+    low: float  # becomes 0
+    high: float  # becomes 1
 
     @model_validator(mode="after")
     def _in_order(self) -> Limits:
@@ -69,9 +73,9 @@ Scaling = Percentiles | Limits | None
 class FolderPreparation(Strict):
     """``datasets.<dataset>.preparation`` of own data."""
 
-    input: Scaling = Percentiles()
-    label: Scaling = Percentiles()
-    splits: Splits = SplitFractions(validate=0.15, test=0.15)
+    input: Scaling = Percentiles()  # how the input's values are scaled; null: kept
+    label: Scaling = Percentiles()  # how the label's values are scaled; null: kept
+    splits: Splits = SplitFractions(validate=0.15, test=0.15)  # shares, or lists of cases
 
 
 # --- one case

@@ -43,24 +43,24 @@ Whole = Annotated[int, Field(ge=0)]
 class Deformation(Strict):
     """The simulated misalignment of the label (spec: datasets, ixi step 5). Defaults: as published."""
 
-    velocity_mean_mm: Vector = (10.0, 10.0, -10.0)
+    velocity_mean_mm: Vector = (10.0, 10.0, -10.0)  # of the white noise, before smoothing; one per axis
     velocity_std_mm: NonNegative = 200.0  # of the white noise, before smoothing
-    smoothing_mm: Positive = 10.0
-    rotation_degrees: Range = (2.0, 10.0)
-    translation_mm: Range = (2.0, 10.0)
+    smoothing_mm: Positive = 10.0  # standard deviation of the smoothing
+    rotation_degrees: Range = (2.0, 10.0)  # [least, most] about each axis
+    translation_mm: Range = (2.0, 10.0)  # [least, most] along each axis
 
 
 class IxiPreparation(Strict):
     """``datasets.ixi.preparation``. Defaults: as published; null ``splits``: those that come with the raw data."""
 
-    seed: Whole = 0
-    deformation: Deformation = Deformation()
+    seed: Whole = 0  # a case's deformation follows from this and its name alone
+    deformation: Deformation = Deformation()  # the simulated misalignment of the label
     body_mask_closing: Whole = 8  # radius in voxels
     evaluation_dilation: Whole = 5  # radius in voxels
-    bias_correction: bool = False
+    bias_correction: bool = False  # N4, of each scan
     registration: Registration | None = Registration()  # of the deformed label to the input again; null: none
-    robex_path: str | None = None
-    splits: Splits | None = None
+    robex_path: str | None = None  # the ROBEX program (runROBEX.sh), which finds the brain; null: by morphology
+    splits: Splits | None = None  # null: those that come with the raw data
 
 
 # --- raw archives

@@ -29,17 +29,17 @@ CaseCounts = Annotated[dict[Split, Count], AfterValidator(_all_splits)]
 class SplitLists(Strict):
     """Case names of each split."""
 
-    train: tuple[str, ...]
-    validate_: tuple[str, ...] = Field(alias="validate")
-    test: tuple[str, ...]
+    train: tuple[str, ...]  # names of cases
+    validate_: tuple[str, ...] = Field(alias="validate")  # names of cases
+    test: tuple[str, ...]  # names of cases
 
 
 class SplitFractions(Strict):
     """Shares of the validation and test split; the others train."""
 
-    validate_: Fraction = Field(alias="validate")
-    test: Fraction
-    seed: Annotated[int, Field(ge=0)] = 0
+    validate_: Fraction = Field(alias="validate")  # share of the cases
+    test: Fraction  # share of the cases; the others train
+    seed: Annotated[int, Field(ge=0)] = 0  # of the choice
 
 
 def _kind(content: Any) -> str:

@@ -57,7 +57,7 @@ class StainingPreparation(Strict):
     registration: Registration = Registration(
         bspline=BSplineStep(iterations=1000, samples=5000, grid_spacing=64, sample_region=400, bending_weight=50)
     )
-    splits: Splits | None = None
+    splits: Splits | None = None  # null: the published ones
 
 
 class StainingPathSource(Strict):

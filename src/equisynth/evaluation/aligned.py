@@ -101,7 +101,7 @@ def evaluate_split(
     """
     role = aligned_role(dataset, split)
     if role is None:
-        reason = f"not every case of {split} has an aligned label, or every one a registered label"
+        reason = f"the cases of {split} do not all have an aligned (or all a registered) label"
         return {"split": split, "computed": False, "reason": reason}
     signal_range = dataset.info.label.signal_range
     pooled, cases = Measures(), {}

@@ -68,7 +68,7 @@ class FullValidSettings(Strict):
     tile: Annotated[int, Field(ge=32)] = 512
     stride: Count = 256
     min_input_share: Annotated[float, Field(ge=0, le=1)] = 0.05
-    registration: AffineRegistration = AffineRegistration()
+    registration: AffineRegistration = AffineRegistration()  # of the label, affine, to each tile
 
 
 @dataclass(frozen=True)

@@ -40,20 +40,20 @@ class ElasticStep(Strict):
 
     iterations: Count = 500  # per resolution, of three
     samples: Samples = 10000  # within the ball
-    step_size_samples: Samples | None = None
+    step_size_samples: Samples | None = None  # from which elastix estimates its step size; null: its own choice
     grid_spacing: Positive = 5.0  # of the finest control points; mm
-    bending_weight: NonNegative = 20.0
-    rigidity_weight: NonNegative = 1.0
-    linearity_weight: NonNegative = 100.0
-    orthonormality_weight: NonNegative = 1.0
-    properness_weight: NonNegative = 10.0
+    bending_weight: NonNegative = 20.0  # of the bending energy
+    rigidity_weight: NonNegative = 1.0  # of the rigidity penalty in bone
+    linearity_weight: NonNegative = 100.0  # of its part for affinity
+    orthonormality_weight: NonNegative = 1.0  # of its part for orthonormality
+    properness_weight: NonNegative = 10.0  # of its part for properness
 
 
 class LocalRegistration(Strict):
     """Both steps and the balls that they see, radii in mm. Defaults: as published."""
 
-    rigid: RigidStep = RigidStep()
-    elastic: ElasticStep = ElasticStep()
+    rigid: RigidStep = RigidStep()  # first step
+    elastic: ElasticStep = ElasticStep()  # second step: B-splines that keep bone rigid
     radius_mm: Positive = 100.0  # of the ball in the MR
     label_radius_mm: Positive = 110.0  # of the ball in the CT, whose surrounding box is looked at
     threads: Count = 1  # the order of sums depends on it, and so do the last bits of a transformation

@@ -36,8 +36,8 @@ BLOCK = 1 << 24
 class FidSettings(Strict):
     """``weights``: a file of pytorch-fid's Inception weights; ``axes``: across which volumes are cut into slices."""
 
-    weights: Path = fid.LOCAL_WEIGHTS
-    axes: tuple[Literal[0, 1, 2], ...] = (0, 1, 2)
+    weights: Path = fid.LOCAL_WEIGHTS  # a file of pytorch-fid's Inception weights
+    axes: tuple[Literal[0, 1, 2], ...] = (0, 1, 2)  # across which volumes are cut into slices
 
 
 @dataclass(frozen=True)

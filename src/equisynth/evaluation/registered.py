@@ -63,7 +63,7 @@ class RegisteredSettings(Strict):
     seed: int = 0
     weight_std_mm: Positive = 30.0
     symmetric_bodies: bool = False
-    registration: LocalRegistration = LocalRegistration()
+    registration: LocalRegistration = LocalRegistration()  # of the label, around a location
 
 
 # --- locations

@@ -38,7 +38,7 @@ class EvaluationSettings(Strict):
     """
 
     split: Literal["train", "validate", "test"] = "test"
-    fid: FidSettings = FidSettings()
+    fid: FidSettings = FidSettings()  # Fréchet inception distance
     registered: RegisteredSettings | None = RegisteredSettings()
     full_valid: FullValidSettings | None = FullValidSettings()
 

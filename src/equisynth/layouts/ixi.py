@@ -39,14 +39,18 @@ class IxiPath(Strict):
 
 
 class IxiDownload(Strict):
-    """``sources.<dataset>`` of kind ``download``: the public archives (13 GB) and the lists of the published splits."""
+    """``sources.<dataset>`` of kind ``download``: the public archives (13 GB) and the lists of the published splits.
+
+    Attributes:
+        scans: an archive per modality.
+    """
 
     kind: Literal["download"]
     licence_accepted: bool = False
     scans: dict[str, RemoteFile] = {m: RemoteFile(url=f"{_ARCHIVES}/IXI-{m}.tar") for m in MODALITIES}
     splits: dict[Split, RemoteFile] | None = {
         split: RemoteFile(url=f"{_LISTS}/{split}_cases.json", sha256=digest) for split, digest in _SHA256.items()
-    }
+    }  # lists of the published splits; null: none
 
 
 SOURCES = {"phantom": PhantomSource, "path": IxiPath, "download": IxiDownload}

@@ -41,21 +41,21 @@ class GanOptions(Strict):
 
     generator: Literal["resnet_3blocks", "resnet_6blocks", "resnet_9blocks", "unet_128", "unet_256", "unet_512"] = (
         Field("resnet_9blocks", serialization_alias="netG")
-    )
-    generator_width: Count = Field(64, serialization_alias="ngf")
+    )  # architecture of the translating network
+    generator_width: Count = Field(64, serialization_alias="ngf")  # channels of its first level
     discriminator: Literal["basic", "n_layers", "pixel"] = Field("basic", serialization_alias="netD")
-    discriminator_width: Count = Field(64, serialization_alias="ndf")
-    discriminator_layers: Count = Field(3, serialization_alias="n_layers_D")
-    norm: Norm = "instance"
-    initialisation: Initialisation = Field("normal", serialization_alias="init_type")
-    initialisation_gain: NonNegative = Field(0.02, serialization_alias="init_gain")
-    dropout: bool = False
+    discriminator_width: Count = Field(64, serialization_alias="ndf")  # channels of its first level
+    discriminator_layers: Count = Field(3, serialization_alias="n_layers_D")  # of `n_layers`
+    norm: Norm = "instance"  # normalisation
+    initialisation: Initialisation = Field("normal", serialization_alias="init_type")  # distribution of initial weights
+    initialisation_gain: NonNegative = Field(0.02, serialization_alias="init_gain")  # its width
+    dropout: bool = False  # in the generator
     gan_loss: GanLoss = Field("lsgan", serialization_alias="gan_mode")
     pool_size: Annotated[int, Field(ge=0)] = 0
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    decay_policy: Literal["linear"] = Field("linear", serialization_alias="lr_policy")
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5  # of Adam
+    decay_policy: Literal["linear"] = Field("linear", serialization_alias="lr_policy")  # how the learning rate falls
     decay_share: Share = 0.5
-    final_activation: FinalActivation = "linear"
+    final_activation: FinalActivation = "linear"  # of the generator
     use_masking: bool | None = None
 
     @property

@@ -34,6 +34,8 @@ class NemarOptions(gan_parts.GanOptions):
     """What ``settings.network`` holds beside what all GAN baselines have; their pool is not used.
 
     Attributes:
+        reconstruction_weight: of the similarity of both orders to the label.
+        smoothness_weight: of the deformation's smoothness.
         transformer: R predicts a displacement of every pixel (``unet``) or an affine transformation.
         transformer_architecture: of the former; ``S`` (small patches) is ours.
         identity_initialisation: the former starts close to no displacement.
@@ -41,7 +43,7 @@ class NemarOptions(gan_parts.GanOptions):
         bilateral_alpha: above 0, the displacement may change more where the moved image does.
     """
 
-    adversarial_weight: NonNegative = Field(1.0, serialization_alias="lambda_GAN")
+    adversarial_weight: NonNegative = Field(1.0, serialization_alias="lambda_GAN")  # of the adversarial loss
     reconstruction_weight: NonNegative = Field(100.0, serialization_alias="lambda_recon")
     smoothness_weight: NonNegative = Field(200.0, serialization_alias="lambda_smooth")
     transformer: Literal["unet", "affine"] = Field("unet", serialization_alias="stn_type")

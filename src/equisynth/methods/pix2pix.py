@@ -17,7 +17,7 @@ from equisynth.methods.base import Batch, Update, frozen
 class Pix2PixOptions(gan_parts.GanOptions):
     """What ``settings.network`` holds."""
 
-    l1_weight: NonNegative = Field(100.0, serialization_alias="lambda_L1")
+    l1_weight: NonNegative = Field(100.0, serialization_alias="lambda_L1")  # of the mean absolute error
 
 
 class Pix2Pix(gan_parts.GanMethod):

@@ -32,6 +32,7 @@ class RegGanOptions(Strict):
     """What ``settings.network`` holds. Aliases are the names in the published configurations.
 
     Attributes:
+        similarity_weight: of the similarity after registration.
         registration_architecture: ``S`` (small patches) is ours.
         blocks: residual blocks of the generator.
         use_masking: none means true.
@@ -39,11 +40,11 @@ class RegGanOptions(Strict):
     """
 
     similarity_weight: NonNegative = Field(20.0, serialization_alias="Corr_lamda")
-    adversarial_weight: NonNegative = Field(1.0, serialization_alias="Adv_lamda")
-    smoothness_weight: NonNegative = Field(10.0, serialization_alias="Smooth_lamda")
+    adversarial_weight: NonNegative = Field(1.0, serialization_alias="Adv_lamda")  # of the adversarial loss
+    smoothness_weight: NonNegative = Field(10.0, serialization_alias="Smooth_lamda")  # of the deformation's smoothness
     registration_architecture: Literal["A", "B", "S"] = Field("A", serialization_alias="reg_architecture_config")
     blocks: Count = Field(7, serialization_alias="n_blocks")
-    final_activation: FinalActivation = "linear"
+    final_activation: FinalActivation = "linear"  # of the generator
     use_masking: bool | None = None
     generator_width: Count = 64
     discriminator_width: Count = 32

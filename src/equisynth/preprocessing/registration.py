@@ -33,26 +33,26 @@ class RigidStep(Strict):
     """Rotation and translation by mutual information. Defaults: as published."""
 
     iterations: Count = 500  # per resolution, of three
-    samples: Samples = 2000
-    step_size_samples: Samples | None = None
+    samples: Samples = 2000  # per iteration
+    step_size_samples: Samples | None = None  # from which elastix estimates its step size; null: its own choice
 
 
 class BSplineStep(Strict):
     """Free-form deformation by mutual information and bending energy. Defaults: as published for ixi and cermep."""
 
     iterations: Count = 5000  # per resolution, of three
-    samples: Samples = 10000
-    step_size_samples: Samples | None = None
+    samples: Samples = 10000  # per iteration
+    step_size_samples: Samples | None = None  # from which elastix estimates its step size; null: its own choice
     grid_spacing: Positive = 15.0  # of the finest control points; world units (mm; pixels for photographs)
     sample_region: Positive = 40.0  # side of the cube that an iteration samples; world units
-    bending_weight: NonNegative = 50.0
+    bending_weight: NonNegative = 50.0  # of the bending energy
 
 
 class Registration(Strict):
     """Both steps, one after the other."""
 
-    rigid: RigidStep = RigidStep()
-    bspline: BSplineStep = BSplineStep()
+    rigid: RigidStep = RigidStep()  # first step
+    bspline: BSplineStep = BSplineStep()  # second step
 
 
 @dataclass(frozen=True)

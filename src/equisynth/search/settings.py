@@ -15,9 +15,9 @@ ALIGNED, REGISTERED = "aligned_mae", "registered"
 class Interval(Strict):
     """A range of numbers, drawn on a log scale unless said otherwise; ``[low, high]`` is short for it."""
 
-    low: float
-    high: float
-    log: bool = True
+    low: float  # `[low, high]` is short for an interval on a log scale
+    high: float  # above `low`
+    log: bool = True  # false: on a linear scale
 
     @model_validator(mode="before")
     @classmethod
@@ -37,7 +37,7 @@ class Interval(Strict):
 class Choices(Strict):
     """One of several values."""
 
-    choices: tuple[str | bool | int | float | None, ...] = Field(min_length=1)
+    choices: tuple[str | bool | int | float | None, ...] = Field(min_length=1)  # one of these values
 
 
 Space = dict[str, Interval | Choices]
@@ -74,4 +74,4 @@ class SearchSettings(Strict):
     max_folded_share: Annotated[float, Field(ge=0, le=1)] | None = 0.001
     confirm_seeds: Count = 2
     storage: str | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0)] = 0  # of the sampler

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,10 @@ def enrol(experiment: str, run_id: str, force: bool = False) -> Registered:
     measure, value = options.choose(metrics)
     candidate = Candidate(sha256(folder / WEIGHTS), settings.scale, dataset_version_of(run_id), measure, value)
     evaluate = partial(evaluate_like, candidate, Path("data/prepared") / settings.dataset, settings)
-    return register(folder, settings, run_id, candidate, metrics, options, force, evaluate)
+    result = register(folder, settings, run_id, candidate, metrics, options, force, evaluate)
+    if value is None and not result.champion:
+        return replace(result, reason=not_comparable(result, options, metrics))
+    return result
 
 
 def evaluate_like(candidate: Candidate, prepared: Path, settings: Settings, folder: Path) -> float:
@@ -99,6 +102,19 @@ def _options() -> RegistrySettings:
 
 def _metrics_path(experiment: str) -> Path:
     return Path("reports/metrics") / f"{experiment}.json"
+
+
+def not_comparable(result: Registered, options: RegistrySettings, metrics: Mapping[str, Any]) -> str:
+    """Why a version whose evaluation holds none of the measures was not chosen, and what to do."""
+    possible = options.possible(metrics)
+    if possible:
+        return f"its evaluation holds none of registry.measure in params.yaml; it holds {', '.join(possible)}: list one"
+    name, alias, version = result.name, result.alias, result.version
+    by_hand = f"import mlflow; mlflow.MlflowClient().set_registered_model_alias('{name}', '{alias}', {version})"
+    return (
+        "its evaluation holds no error on the validation cases; give each of them a label_aligned, or choose this "
+        f'version by hand: python -c "{by_hand}"'
+    )
 
 
 def describe(result: Registered) -> str:
