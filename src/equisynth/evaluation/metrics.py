@@ -99,7 +99,10 @@ def ssim(
         inside = np.ascontiguousarray(_three_axes(content > 0, n_dims))
         weights = np.ascontiguousarray(_three_axes(weight, n_dims), dtype=np.float64)
         for channel in range(a.shape[-1]):
-            first, second = (np.ascontiguousarray(_three_axes(image[..., channel], n_dims)) for image in (a, b))
+            precision = np.result_type(a, b, np.float32)  # exact; a kernel per type takes seconds to compile
+            first, second = (
+                np.ascontiguousarray(_three_axes(image[..., channel], n_dims), precision) for image in (a, b)
+            )
             part, part_mass, part_finite = _ssim_sums(
                 first, second, inside, weights, window, (K1 * data_range) ** 2, (K2 * data_range) ** 2
             )
@@ -261,7 +264,6 @@ def _ssim_sums(
     similarity = np.zeros(m2)
     checks = np.zeros(n2)
     nothing, nowhere = np.zeros(n2, a.dtype), np.zeros(n2, inside.dtype)
-    nothing_of_b = np.zeros(n2, b.dtype)
     total = 0.0
     mass = 0.0
     for row in range(n1):
@@ -270,7 +272,7 @@ def _ssim_sums(
             line = lines[plane]
             new = a[plane, row], b[plane, row], inside[plane, row]
             if row < w1:
-                _slide(line, checks, new[0], new[1], new[2], nothing, nothing_of_b, nowhere)
+                _slide(line, checks, new[0], new[1], new[2], nothing, nothing, nowhere)
             else:
                 gone = row - w1
                 _slide(line, checks, new[0], new[1], new[2], a[plane, gone], b[plane, gone], inside[plane, gone])
