@@ -137,6 +137,7 @@ def test_each_worker_starts_once_for_a_command(local: LocalCluster, notes: Path)
 
 
 def test_who_is_interrupted_leaves_the_workers_free(local: LocalCluster, notes: Path) -> None:
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # processes of pytest-xdist ignore it
     with (
         when(lambda: len(list(notes.glob("*.begun"))) == 2, partial(os.kill, os.getpid(), signal.SIGINT)),
         pytest.raises(KeyboardInterrupt),
@@ -145,6 +146,7 @@ def test_who_is_interrupted_leaves_the_workers_free(local: LocalCluster, notes: 
         list(cluster.results(["a", "b", "c"], lambda *_: None))
     _until(lambda: len(list(notes.glob("*.left"))) == 2)
     assert len(list(notes.glob("*.begun"))) == 2
+    signal.signal(signal.SIGINT, usual)
 
 
 def test_a_worker_must_see_the_folders_and_have_this_version(

@@ -132,9 +132,11 @@ def test_only_stages_that_use_what_changed_run_again(repository: Repository) -> 
         text = path.read_text(encoding="utf-8")
         path.write_text(text + "\n# changed\n", encoding="utf-8")
         try:
+            repository.run("dvc", "repro", "-q", "code")
             return {stage.split("@")[0] for stage in repository.changed()}
         finally:
             path.write_text(text, encoding="utf-8")
+            repository.run("dvc", "repro", "-q", "code")
 
     assert edited("src/equisynth/report.py") == {"report"}
     assert "train" not in edited("src/equisynth/methods/supervised.py")

@@ -171,6 +171,7 @@ def test_train(repository: Repository, expected: dict[str, Any], tmp_path: Path)
 def test_predict_in_dvc(repository: Repository, expected: dict[str, Any], tmp_path: Path) -> None:
     """Killed with DVC, first after a case, then when all was done but DVC had not stored it."""
     remove_outputs(repository, "predict")
+    repository.run("dvc", "repro", "-q", "code")
     repository.run("dvc", "commit", "-f", "raw@ixi", "prepare@ixi", f"train@{EXPERIMENT}")
     command = ("dvc", "repro", "-s", f"predict@{EXPERIMENT}")
     run_until_killed(repository, tmp_path, *command, moment="before", pattern=r"\.nii$", count=2)
