@@ -126,7 +126,10 @@ def test_wrong_model_names_end_in_one_line(repository: Repository, tmp_path: Pat
     assert not (tmp_path / "out.nii").exists()
 
 
-def test_only_stages_that_use_what_changed_run_again(repository: Repository) -> None:
+def test_only_stages_that_use_what_changed_run_again(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The program that is installed lists its own files: here it has to be the repository's.
+    monkeypatch.setitem(repository.environment, "PYTHONPATH", str(repository.folder / "src"))
+
     def edited(name: str) -> set[str]:
         path = repository.folder / name
         text = path.read_text(encoding="utf-8")
