@@ -42,6 +42,20 @@ def log_parameters(client: MlflowClient, run: Run, parameters: Mapping[str, Any]
         client.log_batch(run.info.run_id, params=entities[start : start + BATCH])
 
 
+def log_dataset(client: MlflowClient, run: Run, name: str, version: str) -> None:
+    """Says that a run trains on a dataset, in the table's column of datasets."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.exceptions import MlflowException
+
+    dataset = Dataset(name, version[:36], "local", json.dumps({"uri": f"data/prepared/{name}"}))
+    inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
+    try:
+        client.log_inputs(run.info.run_id, inputs)
+    except MlflowException:
+        # MLflow looks for the dataset, then inserts it: of processes that begin at once only the first one may
+        client.log_inputs(run.info.run_id, inputs)
+
+
 def texts(parameters: Mapping[str, Any]) -> dict[str, str]:
     """Flat parameters as MLflow keeps them."""
     return {

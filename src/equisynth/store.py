@@ -75,8 +75,6 @@ def open_store(create: bool = False) -> MlflowClient:
             f"{database.name}: not found, or empty, in {database.parent}; run in the repository (after dvc repro), "
             "or set MLFLOW_TRACKING_URI"
         )
-    if database is not None and not absent:
-        _relative_places(database)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow import MlflowClient
@@ -89,6 +87,8 @@ def open_store(create: bool = False) -> MlflowClient:
     try:
         # processes that meet on a fresh database race in its schema migration
         with alone("mlflow", database.parent) if create and database is not None else nullcontext():
+            if database is not None and not absent:
+                _relative_places(database)
             client = MlflowClient()
             client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, OSError) as error:
@@ -108,9 +108,17 @@ def database_path() -> Path | None:
 
 def experiment_id(client: MlflowClient, name: str) -> str:
     """MLflow's experiment of a task (``ixi``), made or restored if need be."""
+    from mlflow.exceptions import MlflowException
+
     found = client.get_experiment_by_name(name)
     if found is None:
-        created: str = client.create_experiment(name, tags=KIND)
+        try:
+            created: str = client.create_experiment(name, tags=KIND)
+        except MlflowException:  # another process may have made it meanwhile
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+            return str(found.experiment_id)
         database = database_path()
         if database is not None:
             _relative_places(database)

@@ -30,6 +30,7 @@ from equisynth.runs import (
     SCALE,
     changes,
     create_run,
+    log_dataset,
     log_parameters,
     logged_steps,
     search,
@@ -236,8 +237,6 @@ def _create_run(
     parent: str | None,
     parameters: Mapping[str, Any],
 ) -> Run:
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
     data = settings.data
     note = f"{data.input.modality} → {data.label.modality}, {settings.method} method, {settings.scale} scale."
     tags = {
@@ -251,9 +250,7 @@ def _create_run(
     if parent is not None:
         tags[PARENT] = parent
     run = create_run(client, settings.dataset, name, tags, parameters)
-    source = json.dumps({"uri": f"data/prepared/{settings.dataset}"})
-    dataset = Dataset(settings.dataset, version[:36], "local", source)
-    client.log_inputs(run.info.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+    log_dataset(client, run, settings.dataset, version)
     return run
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from equisynth.config import Settings
 from equisynth.dataset_versions import dataset_version
@@ -25,6 +25,9 @@ from equisynth.search.workers import run_workers
 from equisynth.store import log_metrics, open_store
 from equisynth.tracking import log_files
 from equisynth.validation import FILE, validate
+
+if TYPE_CHECKING:
+    from optuna import Study
 
 STUDY = "equisynth.study"
 """Tag of the MLflow run that a study's trials are children of."""
@@ -61,7 +64,6 @@ def run(
     plan = replace(plan, parent=_parent_run(plan, base))
     done = results.spent(study.get_trials(deepcopy=False))
     print(f"search {plan.name}: {done} of {plan.total} trials done, objective {plan.label}", flush=True)
-    client = open_store()
     try:
         run_workers(plan, train_trial, jobs)
         if confirm:
@@ -70,12 +72,23 @@ def run(
             confirming.queue(repeats, best)
             run_workers(repeats, train_trial, jobs)
     except BaseException:
-        client.set_terminated(plan.parent, status="KILLED")
+        open_store().set_terminated(plan.parent, status="KILLED")
         raise
+    with alone(plan.name):  # a second search of the study may end at the same time
+        return _finish(plan, study, apply)
+
+
+def _finish(plan: Plan, study: Study, apply: bool) -> dict[str, Any]:
+    """Writes, logs and tells what came of a study.
+
+    Raises:
+        UserError: no trial was finished, or none within the constraint.
+    """
+    client = open_store()
     found = results.summary(plan, study.get_trials(), confirming.confirmations(confirming.confirmation(plan)))
-    write_json(REPORTS / f"{experiment}.json", found)
-    draw(study, REPORTS / experiment, plan.objective)
-    log_files(plan.parent, REPORTS / experiment, "search")
+    write_json(REPORTS / f"{plan.experiment}.json", found)
+    draw(study, REPORTS / plan.experiment, plan.objective)
+    log_files(plan.parent, REPORTS / plan.experiment, "search")
     best_entry = results.chosen(found)
     if best_entry is None:
         client.set_terminated(plan.parent, status="FAILED")
@@ -84,7 +97,7 @@ def run(
     client.set_terminated(plan.parent)
     print("\n".join(results.words(plan, found)))
     if apply:
-        changed = apply_values(experiment, best_entry["parameters"])
+        changed = apply_values(plan.experiment, best_entry["parameters"])
         print(changed or f"{FILE}: holds these values already")
     return found
 

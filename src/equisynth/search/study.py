@@ -7,10 +7,11 @@ import os
 import socket
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from equisynth import store
 from equisynth.errors import UserError
 from equisynth.files import hash_json
 from equisynth.search.settings import Choices, SearchSettings, Space
@@ -46,13 +47,9 @@ def journal(experiment: str) -> Path:
     return FOLDER / f"{experiment}.journal"
 
 
-@contextmanager
-def alone(name: str) -> Iterator[None]:
+def alone(name: str) -> AbstractContextManager[None]:
     """One process of this machine at a time looks at a study and acts on what it saw."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with (FOLDER / f"{name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # ends with its process, however that dies
-        yield
+    return store.alone(f"{FOLDER.name}/{name}")
 
 
 def set_sampler(study: Study, options: SearchSettings) -> None:
