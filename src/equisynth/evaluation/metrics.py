@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -100,9 +101,7 @@ def ssim(
         weights = np.ascontiguousarray(_three_axes(weight, n_dims), dtype=np.float64)
         for channel in range(a.shape[-1]):
             precision = np.result_type(a, b, np.float32)  # exact; a kernel per type takes seconds to compile
-            first, second = (
-                np.ascontiguousarray(_three_axes(image[..., channel], n_dims), precision) for image in (a, b)
-            )
+            first, second = (_compact(_three_axes(image[..., channel], n_dims), precision) for image in (a, b))
             part, part_mass, part_finite = _ssim_sums(
                 first, second, inside, weights, window, (K1 * data_range) ** 2, (K2 * data_range) ** 2
             )
@@ -129,7 +128,7 @@ def normalised_mutual_information(a: np.ndarray, b: np.ndarray, mask: np.ndarray
         count += int(np.count_nonzero(inside))
         for index, image in enumerate(images):
             for channel in range(image.shape[-1]):
-                extent = _extent(np.ascontiguousarray(image[..., channel]).ravel(), inside.ravel())
+                extent = _extent(_compact(image[..., channel], image.dtype).ravel(), inside.ravel())
                 lower[index] = float(np.minimum(lower[index], extent[0]))  # keeps NaN, unlike min
                 upper[index] = float(np.maximum(upper[index], extent[1]))
     if count == 0:
@@ -142,8 +141,8 @@ def normalised_mutual_information(a: np.ndarray, b: np.ndarray, mask: np.ndarray
     for first, second, weight in _slabs(mask.ndim, a, b, mask):
         inside = np.ascontiguousarray(weight > 0).ravel()
         for channel in range(first.shape[-1]):
-            x = np.ascontiguousarray(first[..., channel], dtype=edges[0].dtype).ravel()
-            y = np.ascontiguousarray(second[..., channel], dtype=edges[1].dtype).ravel()
+            x = _compact(first[..., channel], edges[0].dtype).ravel()
+            y = _compact(second[..., channel], edges[1].dtype).ravel()
             _count_pairs(x, y, inside, edges[0], edges[1], histogram)
     joint = _entropy(histogram)
     if joint == 0:
@@ -186,6 +185,13 @@ def _slabs(n_dims: int, *arrays: np.ndarray, halo: int = 0) -> Iterator[tuple[np
     step = max(SLAB_VOXELS // plane, halo + 1) if plane else size
     for first in range(0, max(size - halo, 1), step):
         yield tuple(view[first : first + step + halo] for view in views)
+
+
+def _compact(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """In C order and read-only: a kernel is compiled for each kind of array, which takes seconds."""
+    compact = np.ascontiguousarray(array, dtype).view()
+    compact.flags.writeable = False
+    return compact
 
 
 def _three_axes(array: np.ndarray, n_dims: int) -> np.ndarray:
@@ -263,42 +269,42 @@ def _ssim_sums(
     sums = np.zeros((5, m2))
     similarity = np.zeros(m2)
     checks = np.zeros(n2)
-    nothing, nowhere = np.zeros(n2, a.dtype), np.zeros(n2, inside.dtype)
+    nothing, nowhere, nothings = np.zeros(n2, a.dtype), np.zeros(n2, inside.dtype), np.zeros((5, n2))
     total = 0.0
     mass = 0.0
     for row in range(n1):
-        rows[:] = 0
+        for part in range(5):
+            for x in range(n2):
+                rows[part, x] = 0
         for plane in range(n0):
             line = lines[plane]
-            new = a[plane, row], b[plane, row], inside[plane, row]
+            new_a, new_b, new_inside = a[plane, row], b[plane, row], inside[plane, row]
             if row < w1:
-                _slide(line, checks, new[0], new[1], new[2], nothing, nothing, nowhere)
+                _slide(line, checks, new_a, new_b, new_inside, nothing, nothing, nowhere)
             else:
                 gone = row - w1
-                _slide(line, checks, new[0], new[1], new[2], a[plane, gone], b[plane, gone], inside[plane, gone])
+                _slide(line, checks, new_a, new_b, new_inside, a[plane, gone], b[plane, gone], inside[plane, gone])
             if row < w1 - 1:
                 continue
-            rows += line
-            if plane >= w0:
-                rows -= lines[plane - w0]
+            if plane < w0:
+                _add(rows, line, nothings)
+            else:
+                _add(rows, line, lines[plane - w0])
             if plane < w0 - 1:
                 continue
-            if w2 == 1:
-                sums[:] = rows
-            else:
-                _add_windows(rows, sums)
-            for x in range(m2):
-                mean_a = sums[0, x] * share
-                mean_b = sums[1, x] * share
+            _add_windows(rows, w2, sums)
+            for z in range(m2):
+                mean_a = sums[0, z] * share
+                mean_b = sums[1, z] * share
                 squares = mean_a * mean_a + mean_b * mean_b
-                variances = (sums[2, x] * share - squares) * unbiased
-                covariance = (sums[3, x] * share - mean_a * mean_b) * unbiased
-                similarity[x] = (2 * mean_a * mean_b + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2))
+                variances = (sums[2, z] * share - squares) * unbiased
+                covariance = (sums[3, z] * share - mean_a * mean_b) * unbiased
+                similarity[z] = (2 * mean_a * mean_b + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2))
             weight_row = weights[plane - w0 + 1 + w0 // 2, row - w1 + 1 + w1 // 2]
-            for x in range(m2):
-                weight = weight_row[x + w2 // 2]
-                if weight != 0 and sums[4, x] > count - 0.5:
-                    total += weight * similarity[x]
+            for z in range(m2):
+                weight = weight_row[z + w2 // 2]
+                if weight != 0 and sums[4, z] > count - 0.5:
+                    total += weight * similarity[z]
                     mass += weight
     return total, mass, checks.sum() == 0
 
@@ -332,11 +338,20 @@ def _slide(
 
 
 @njit(cache=True, inline="always")
-def _add_windows(rows: np.ndarray, sums: np.ndarray) -> None:
-    """Sums of `WINDOW` neighbours, (5, X) -> (5, X - WINDOW + 1)."""
-    for k in range(5):
+def _add(sums: np.ndarray, new: np.ndarray, gone: np.ndarray) -> None:
+    """Adds one array to sums and takes another away, all (5, X)."""
+    for part in range(5):
         for x in range(sums.shape[1]):
-            value = rows[k, x]
-            for step in range(1, WINDOW):
-                value += rows[k, x + step]
-            sums[k, x] = value
+            sums[part, x] += new[part, x] - gone[part, x]
+
+
+@njit(cache=True, inline="always")
+def _add_windows(rows: np.ndarray, width: int, sums: np.ndarray) -> None:
+    """Sums of ``width`` neighbours, `WINDOW` or 1: (5, X) -> (5, X - width + 1)."""
+    for part in range(5):
+        for x in range(sums.shape[1]):
+            value = rows[part, x]
+            if width == WINDOW:
+                for step in range(1, WINDOW):
+                    value += rows[part, x + step]
+            sums[part, x] = value
