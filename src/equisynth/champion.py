@@ -12,10 +12,11 @@ from pydantic import Field, field_validator
 
 from equisynth.config import Strict
 from equisynth.errors import UserError
+from equisynth.evaluation.names import ABSOLUTE_ERRORS
 from equisynth.store import flatten
 
 PUBLISHED_SCALE = "paper"
-MEASURES = ("validate.mae", "validate.local_mae", "validate.full_valid_mae", "validate.registered_mae")
+MEASURES = tuple(f"validate.{name}" for name in ABSOLUTE_ERRORS)
 Measure = Callable[[], float]
 _MEASURE = re.compile(r"validate\.(\w+_)?(mae|mse)")
 

@@ -32,6 +32,7 @@ from equisynth.files import sha256, write_json
 from equisynth.found_model import Found, check_device, find
 from equisynth.images.formats import suffix_of
 from equisynth.inference import Progress
+from equisynth.model import chosen_device
 from equisynth.remaining import Display, display
 
 FAILED = 1
@@ -247,7 +248,7 @@ def _check(request: Request, jobs: int, scheduler: str | None) -> None:
     """Raises where the options do not fit each other or this machine."""
     if scheduler is None:
         check_device(request.device)
-        device = torch.device(request.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = chosen_device(request.device)
         if jobs > 1 and device.type != "cpu":
             raise UserError(f"--jobs {jobs}: one process uses {device}; leave it out, and raise --batch instead")
     elif jobs > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, chdir
 from pathlib import Path
@@ -60,6 +61,8 @@ class Workers:
         if self._client is None:
             from joblib import Parallel, delayed
 
+            # joblib replaces a worker whose memory has grown and calls it stopped
+            warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
             parallel = Parallel(n_jobs=self._jobs, return_as="generator_unordered")
             yield from parallel(delayed(_from_folder)(here, function, argument) for argument in arguments)
             return

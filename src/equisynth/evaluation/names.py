@@ -7,6 +7,8 @@ from typing import Any
 
 PREFIXES = {"registered": "local_", "full_valid": "full_valid_", "deformation": "deformation_"}
 """What is measured per split besides whole images: key of a detailed evaluation -> how its names begin."""
+ABSOLUTE_ERRORS = ("mae", "local_mae", "full_valid_mae", "registered_mae")
+"""By which models of a dataset are compared: the first that its evaluation has."""
 LEFT_OUT = "left out"
 """Reason of what the settings leave out."""
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from equisynth.compare import Measure
 from equisynth.evaluation.intervals import Difference, paired_difference
+from equisynth.evaluation.names import ABSOLUTE_ERRORS
 
 SPLITS = ("test", "validate")
-PRIMARY = ("mae", "local_mae", "full_valid_mae", "registered_mae")
-"""What the models of a dataset are ranked by: the first that one of them has."""
+"""Where the models of a dataset are ranked: in the first that one of them has."""
 SELECTION = "validation/selection"
 DETAILS = ("drift", "largest")
 """Measures that the page leaves to the evaluation's file."""
@@ -165,7 +165,7 @@ def difference(measure: Measure, split: str, a: Experiment, b: Experiment) -> Di
 
 def primary(experiments: Sequence[Experiment], split: str) -> Measure | None:
     there = {name for found in experiments for name in found.pooled.get(split, {})}
-    return next((Measure(name) for name in PRIMARY if name in there), None)
+    return next((Measure(name) for name in ABSOLUTE_ERRORS if name in there), None)
 
 
 def letter(position: int) -> str:

@@ -19,6 +19,7 @@ from equisynth.compare import case_values
 from equisynth.config import Settings
 from equisynth.datasets.intensity import valid_mask
 from equisynth.datasets.prepared import PreparedDataset
+from equisynth.evaluation.names import ABSOLUTE_ERRORS
 from equisynth.files import atomic_folder, sha256, write_json
 from equisynth.orientation import sizes_to_ras, to_ras
 from equisynth.panels import (
@@ -54,8 +55,6 @@ FIRST = 2
 """Cases of the split that are drawn of every model; display ranges follow from them."""
 REFERENCES = ("label_aligned", "label_registered", "label")
 """What a prediction is compared with: the first of these that a case has."""
-MEASURES = ("mae", "local_mae", "full_valid_mae", "registered_mae")
-"""What the best and the worst case are chosen by: the first of these that any case has."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +215,7 @@ def choose(
         measured: measure -> case -> value.
     """
     chosen: dict[str, list[str]] = {name: ["first"] for name in names[:FIRST]}
-    measure = next((key for key in MEASURES if key in measured), None)
+    measure = next((key for key in ABSOLUTE_ERRORS if key in measured), None)
     values = measured[measure] if measure else {}
     ranked = sorted((values[name], name) for name in names if name in values)
     if len(ranked) > 1:
