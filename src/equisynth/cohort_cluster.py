@@ -104,10 +104,8 @@ class Cluster(parallel.Workers, Generic[Argument, Result]):
         Raises:
             UserError: the scheduler is gone.
         """
-        from distributed import as_completed
-
         calls = {self._client.submit(self._call.make, argument, pure=False): argument for argument in arguments}
-        for future in as_completed(calls, loop=self._client.loop):
+        for future in self._as_ready(list(calls)):
             argument = calls.pop(future)  # what is not kept, the cluster forgets
             try:
                 result = self._result(future)

@@ -88,8 +88,9 @@ def load_model(folder: Path | str, device: str | torch.device | None = None) -> 
     description, method = described_method(folder)
     with torch.device("meta"):  # no time or memory for an initialisation that the file replaces
         network = method.predictor(description.settings)
-    network.to_empty(device="cpu")
-    fill(network, read_weights(folder / WEIGHTS, prefix=f"{PREDICTOR}."), PREDICTOR, folder)
+    state = read_weights(folder / WEIGHTS, prefix=f"{PREDICTOR}.")
+    state = {key: value.to(network_type(value), copy=True) for key, value in state.items()}  # the file may be replaced
+    fill(network, state, PREDICTOR, folder, assign=True)
     return Model(description, network.to(target).eval(), target)
 
 
@@ -106,14 +107,22 @@ def described_method(folder: Path) -> tuple[Description, type[Method]]:
         raise UserError(f"{folder / DESCRIPTION}: settings.{error}; update equisynth") from None
 
 
-def fill(network: nn.Module, state: Mapping[str, Tensor], name: str, folder: Path) -> None:
+def network_type(value: Tensor) -> torch.dtype:
+    """In which type a network holds a tensor of a file: float32 if it holds numbers with fractions."""
+    return torch.float32 if value.is_floating_point() else value.dtype
+
+
+def fill(network: nn.Module, state: Mapping[str, Tensor], name: str, folder: Path, assign: bool = False) -> None:
     """Puts the tensors of a model's folder into one of its networks.
+
+    Args:
+        assign: the network takes these very tensors, as one that was made without memory must.
 
     Raises:
         UserError: they do not fit.
     """
     try:
-        network.load_state_dict(state)
+        network.load_state_dict(state, assign=assign)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder / WEIGHTS}: {name} does not fit {folder / DESCRIPTION} ({reason})") from None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, chdir
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +17,8 @@ Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 SECONDS = 10
 """How long a scheduler and its first worker may take to answer."""
+POLL = 0.1
+"""Seconds between two looks at what is ready."""
 
 
 class Workers:
@@ -66,12 +70,33 @@ class Workers:
             parallel = Parallel(n_jobs=self._jobs, return_as="generator_unordered")
             yield from parallel(delayed(_from_folder)(here, function, argument) for argument in arguments)
             return
-        from distributed import as_completed
-
         # pure: the same call twice is computed twice, whatever the cluster remembers
         futures = [self._client.submit(_from_folder, here, function, argument, pure=False) for argument in arguments]
-        for future in as_completed(futures, loop=self._client.loop):
+        for future in self._as_ready(futures):
             yield future.result()
+
+    def _as_ready(self, futures: Iterable[Any]) -> Iterator[Any]:
+        """The cluster's futures as they are ready. It says on stderr when no worker is left: the work waits for one."""
+        from distributed import as_completed
+
+        ready, told, looked = as_completed(futures, loop=self._client.loop), False, time.monotonic()
+        while not ready.is_empty():
+            if ready.has_ready():
+                yield next(ready)
+                continue
+            time.sleep(POLL)
+            if not told and time.monotonic() - looked > SECONDS:
+                told, looked = self._told_if_deserted(), time.monotonic()
+
+    def _told_if_deserted(self) -> bool:
+        try:
+            deserted = not self._client.nthreads()
+        except OSError:  # the scheduler is gone, too: its futures say so
+            return True
+        if deserted:
+            command = f"dask worker {self._scheduler} --nthreads 1"
+            print(f"--scheduler {self._scheduler}: no worker is left; waiting for one: {command}", file=sys.stderr)
+        return deserted
 
 
 def _from_folder(folder: Path, function: Callable[[Argument], Result], argument: Argument) -> Result:

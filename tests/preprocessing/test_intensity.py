@@ -54,8 +54,31 @@ def test_an_empty_brain_is_an_error() -> None:
 def test_scale_without_t1_follows_the_gain(gain: float) -> None:
     body = body_mask(image(T2), closing=2)
     reference = intensity.body_quantiles(image(T2), body)
-    scale = intensity.white_matter_mean_without_t1(image(T2, gain, seed=3), reference, closing=2)
+    scale, found = intensity.white_matter_mean_without_t1(image(T2, gain, seed=3), reference, closing=2)
     assert abs(scale / gain - 1) < 0.03
+    assert (found != body).mean() < 0.01
+
+
+def test_scale_of_a_large_scan_is_that_of_a_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It begins at half the resolution; that saves time and nothing else."""
+    scan = np.kron(image(T2, 350.0, seed=3), np.ones((2, 2, 2), np.float32))
+    reference = intensity.body_quantiles(image(T2), body_mask(image(T2), closing=2))
+    monkeypatch.setattr(intensity, "LARGE", 1000)
+    scale, body = intensity.white_matter_mean_without_t1(scan, reference, closing=4)
+    monkeypatch.setattr(intensity, "LARGE", 10)
+    seen: list[tuple[int, ...]] = []
+    body_quantiles = intensity.body_quantiles
+
+    def watched(normalised: np.ndarray, mask: np.ndarray) -> list[float]:
+        seen.append(normalised.shape)
+        return body_quantiles(normalised, mask)
+
+    monkeypatch.setattr(intensity, "body_quantiles", watched)
+    faster, found = intensity.white_matter_mean_without_t1(scan, reference, closing=4)
+    assert abs(faster / scale - 1) < 5e-3
+    assert (found != body).mean() < 1e-3
+    assert len(seen) > 1
+    assert seen.count(scan.shape) == 1
 
 
 @pytest.mark.parametrize("gain", [1.0, 350.0])
@@ -63,7 +86,7 @@ def test_scale_without_t1_of_a_scan_filled_up_with_zeros(gain: float) -> None:
     reference = intensity.body_quantiles(image(T2), body_mask(image(T2), closing=2))
     padded = np.pad(image(T2, gain, seed=3), 20)
     assert (padded == 0).mean() > 0.9
-    assert abs(intensity.white_matter_mean_without_t1(padded, reference, closing=2) / gain - 1) < 0.03
+    assert abs(intensity.white_matter_mean_without_t1(padded, reference, closing=2)[0] / gain - 1) < 0.03
 
 
 def test_no_body() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from equisynth.errors import UserError
 from equisynth.preprocessing import morphology
@@ -33,7 +34,25 @@ def test_axes_are_not_swapped() -> None:
     assert dilated[3, 4, 1]
     assert not dilated[1, 4, 5]
     assert not dilated[3, 4, 0]
-    assert morphology.median(mask.astype(np.float32)).shape == mask.shape
+
+
+@pytest.mark.parametrize("shape", [(9, 8), (9, 8, 7)])
+def test_majority_is_the_median_above_a_threshold(shape: tuple[int, ...]) -> None:
+    values = np.random.RandomState(0).rand(*shape).astype(np.float32)
+    median = sitk.GetArrayFromImage(sitk.Median(sitk.GetImageFromArray(values), [1] * len(shape)))
+    assert np.array_equal(morphology.majority(values > 0.5), median > 0.5)
+    assert 0.2 < (median > 0.5).mean() < 0.8
+
+
+@pytest.mark.parametrize("shape", [(29, 28), (19, 18, 17)])
+def test_a_small_ball_is_that_of_itk(shape: tuple[int, ...]) -> None:
+    mask = (np.random.RandomState(1).rand(*shape) > 0.05).astype(np.uint8)
+    image, radius = sitk.GetImageFromArray(mask), [1] * len(shape)
+    eroded = sitk.GetArrayFromImage(sitk.BinaryErode(image, radius, sitk.sitkBall, 0, 1, False))
+    dilated = sitk.GetArrayFromImage(sitk.BinaryDilate(sitk.GetImageFromArray(eroded), radius, sitk.sitkBall, 0, 1))
+    assert np.array_equal(morphology.erode(mask, 1), eroded)
+    assert np.array_equal(morphology.dilate(eroded, 1), dilated)
+    assert 0 < eroded.sum() < dilated.sum() < mask.sum()
 
 
 def test_close_keeps_bodies_at_the_border_and_fills_gaps() -> None:

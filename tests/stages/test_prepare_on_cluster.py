@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,26 @@ def test_cluster_computes(address: str, tmp_path: Path, monkeypatch: pytest.Monk
 def test_errors_of_cases_come_back_as_they_are(address: str) -> None:
     with Workers(1, address) as workers, pytest.raises(ValueError, match="invalid literal for int"):
         list(workers.map(int, ["1", "x"]))
+
+
+def test_who_is_left_without_workers_says_so_and_waits(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("equisynth.parallel.SECONDS", 5)
+    with cluster(1) as local, Workers(1, local.scheduler_address) as workers:
+        monkeypatch.setattr("equisynth.parallel.SECONDS", 0.5)
+        local.scale(0)
+        while workers.count:
+            time.sleep(0.1)
+        with ThreadPoolExecutor(1) as pool:
+            found = pool.submit(lambda: sorted(workers.map(int, ["1", "2"])))
+            said, deadline = "", time.monotonic() + 30
+            while "no worker is left" not in said and time.monotonic() < deadline:
+                time.sleep(0.2)
+                said += capfd.readouterr().err
+            local.scale(1)
+            assert found.result(timeout=60) == [1, 2]
+    assert f"no worker is left; waiting for one: dask worker {local.scheduler_address}" in said
 
 
 def test_no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:

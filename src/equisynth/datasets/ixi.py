@@ -328,20 +328,22 @@ def prepare_input(scan: Scan, preparation: Mapping[str, Any], t1: Scan | None = 
     if t1 is not None and preparation["brain_mask"] == "robex":
         warnings.append("training found brains by ROBEX, here by thresholds: the scale may differ by some per cent")
 
-    def white_matter(values: FloatArray) -> float:
-        if membership is None:
-            reference = preparation["reference_body_quantiles"]
-            return intensity.white_matter_mean_without_t1(values, reference, closing)
-        return intensity.white_matter_mean(values, membership)
+    reference = preparation["reference_body_quantiles"]
 
-    scale = white_matter(scan.values)
+    def white_matter(values: FloatArray) -> tuple[float, Mask | None]:
+        """And the body, where it is found along with it."""
+        if membership is None:
+            return intensity.white_matter_mean_without_t1(values, reference, closing)
+        return intensity.white_matter_mean(values, membership), None
+
+    scale, body = white_matter(scan.values)
     values = scan.values / np.float32(scale)
-    body = body_mask(values, closing=closing)
-    if membership is not None:
-        _check_t1_fits(values, body, preparation["reference_body_quantiles"])
+    if body is None:
+        body = body_mask(values, closing=closing)
+        _check_t1_fits(values, body, reference)
     if preparation["bias_correction"]:
         values = intensity.without_bias_field(values, body)
-        again = white_matter(values)
+        again, _ = white_matter(values)
         scale, values = scale * again, values / np.float32(again)
     parameters = {
         "white_matter": scale,

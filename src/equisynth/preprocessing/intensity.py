@@ -13,6 +13,8 @@ from equisynth.errors import UserError
 FloatArray = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.uint8]
 
+LARGE = 100
+"""Voxels along the shortest axis from which on a scan's scale is first found at half its resolution."""
 _NO_BODY = "no body found in the scan; check that it is an MRI scan of a head"
 
 
@@ -56,11 +58,11 @@ def body_quantiles(normalised: FloatArray, body_mask: Mask) -> list[float]:
     return [float(q) for q in np.quantile(normalised[body_mask > 0], (0.1, 0.3, 0.5, 0.7, 0.9))]
 
 
-def white_matter_mean_without_t1(values: FloatArray, reference: list[float], closing: int = 8) -> float:
-    """What to divide a scan (*S) by so that its `body_quantiles` come closest to a training set's.
+def white_matter_mean_without_t1(values: FloatArray, reference: list[float], closing: int = 8) -> tuple[float, Mask]:
+    """What to divide a scan (*S) by so that its `body_quantiles` come closest to a training set's, and its body mask.
 
     For scans that come without a T1: scale and body mask are found in turns, since the mask's threshold is relative to
-    white matter.
+    white matter; of large scans first on every second voxel of each axis.
     """
     from equisynth.preprocessing.body_mask import body_mask
 
@@ -69,16 +71,22 @@ def white_matter_mean_without_t1(values: FloatArray, reference: list[float], clo
     if not positive.size:
         raise UserError(_NO_BODY)
     scale = float(np.percentile(positive, 90))
-    for _ in range(12):
-        mask = body_mask(values / scale, closing=closing)
-        if not mask.any():
-            raise UserError(_NO_BODY)
-        found = np.maximum(body_quantiles(values / scale, mask), 1e-6)
-        step = float(np.exp(np.median(np.log(found) - target)))
-        scale *= step
-        if abs(step - 1) < 1e-3:
-            break
-    return scale
+    stages = [(values, closing, 1e-3)]
+    if min(values.shape) >= LARGE:
+        half = values[(slice(None, None, 2),) * values.ndim]
+        stages = [(half, (closing + 1) // 2, 1e-3), (values, closing, 1e-2)]
+    for image, radius, smallest_step in stages:
+        for _ in range(12):
+            normalised = image / np.float32(scale)
+            mask = body_mask(normalised, closing=radius)
+            if not mask.any():
+                raise UserError(_NO_BODY)
+            found = np.maximum(body_quantiles(normalised, mask), 1e-6)
+            step = float(np.exp(np.median(np.log(found) - target)))
+            scale *= step
+            if abs(step - 1) < smallest_step:
+                break
+    return scale, mask
 
 
 def without_bias_field(

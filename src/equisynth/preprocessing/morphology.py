@@ -10,17 +10,27 @@ import numpy.typing as npt
 Mask = npt.NDArray[np.uint8]
 
 
-def median(values: npt.NDArray[np.float32], size: int = 3) -> npt.NDArray[np.float32]:
-    """Median over cubes of ``size`` voxels a side; the border repeats."""
-    import SimpleITK as sitk
+def majority(inside: npt.NDArray[np.bool_]) -> Mask:
+    """Where more than half of a cube of 3 voxels a side is inside; the border repeats.
 
-    image = sitk.GetImageFromArray(np.ascontiguousarray(values, dtype=np.float32))
-    filtered: npt.NDArray[np.float32] = sitk.GetArrayFromImage(sitk.Median(image, [size // 2] * values.ndim))
-    return filtered
+    Of ``values > threshold`` this is ``median(values) > threshold`` without the sorting.
+    """
+    from scipy import ndimage
+
+    count = inside.astype(np.uint8)
+    for axis in range(inside.ndim):
+        count = ndimage.correlate1d(count, [1, 1, 1], axis=axis, mode="nearest")
+    found: Mask = (count > 3**inside.ndim // 2).astype(np.uint8)
+    return found
 
 
 def erode(mask: Mask, radius: int) -> Mask:
-    """Erosion by a ball; the image border does not erode."""
+    """Erosion by a ball; beyond the image border there is nothing, so a body erodes there, too."""
+    if radius == 1:  # scipy takes a fifth of ITK's time for so small a ball
+        from scipy import ndimage
+
+        eroded: Mask = ndimage.binary_erosion(mask, _small_ball(mask.ndim)).astype(np.uint8)
+        return eroded
     import SimpleITK as sitk
 
     return _array(sitk.BinaryErode(_image(mask), [radius] * mask.ndim, sitk.sitkBall, 0, 1, False))
@@ -28,6 +38,11 @@ def erode(mask: Mask, radius: int) -> Mask:
 
 def dilate(mask: Mask, radius: int) -> Mask:
     """Dilation by a ball."""
+    if radius == 1:
+        from scipy import ndimage
+
+        dilated: Mask = ndimage.binary_dilation(mask, _small_ball(mask.ndim)).astype(np.uint8)
+        return dilated
     import SimpleITK as sitk
 
     return _array(sitk.BinaryDilate(_image(mask), [radius] * mask.ndim, sitk.sitkBall, 0, 1))
@@ -58,6 +73,14 @@ def fill_holes(mask: Mask) -> Mask:
     import SimpleITK as sitk
 
     return _array(sitk.BinaryFillhole(_image(mask), False, 1))
+
+
+def _small_ball(n_dims: int) -> npt.NDArray[np.bool_]:
+    """ITK's ball of radius 1: all neighbours, in a volume all but the corners."""
+    from scipy import ndimage
+
+    ball: npt.NDArray[np.bool_] = ndimage.generate_binary_structure(n_dims, 2)
+    return ball
 
 
 def _image(mask: Mask) -> Any:
