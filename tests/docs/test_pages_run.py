@@ -34,7 +34,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     few = {
         "search": {"epochs": 1, "epoch_steps": 2, "startup_trials": 1},
         "evaluation": {"fid": {"axes": [2]}},
-        "scales": {"demo": {"ixi": {"training": {"epochs": 5}}}},  # as many as the demo's: pages name epochs
+        "scales": {"demo": {"ixi": {"training": {"epochs": 7}}}},  # as many as the demo's: pages name epochs
     }
     repository.parameters(few)
     repository.run("git", "add", "-A")
