@@ -185,6 +185,6 @@ def test_no_cluster_ends_in_one_line(model: str, tmp_path: Path, monkeypatch: py
     with pytest.raises(UserError, match="--scheduler http://127.0.0.1:8786: does not answer as a dask scheduler"):
         run(given, model, tmp_path / "out", scheduler="http://127.0.0.1:8786")
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(UserError, match=r"dask is not installed; pip install 'equisynth\[cluster\]'"):
+    with pytest.raises(UserError, match=r"dask is not installed; pip install '\.\[cluster\]'"):
         run(given, model, tmp_path / "out", scheduler="tcp://127.0.0.1:8786")
     assert not (tmp_path / "out").exists()

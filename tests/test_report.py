@@ -150,6 +150,8 @@ def test_the_stage_writes_pictures_and_logs_them_to_the_run(repository: Path) ->
     assert [Path(file.path).name for file in logged] == names
     copied = store.open_store().download_artifacts(run_of("ixi-noreg"), "pictures/0-dataset.png")
     assert Path(copied).read_bytes() == sheet
+    details = store.open_store().download_artifacts(run_of("ixi-noreg"), "evaluation/ixi-noreg.json")
+    assert read_json(details) == measured
     assert Path("reports/ixi-noreg.html").read_text(encoding="utf-8").count("<img") == 6
     shown = read_json("reports/panels/ixi-noreg/panels.json")
     assert [case["chosen"] for case in shown["cases"]] == [["first", "best"], ["first", "worst"]]

@@ -222,7 +222,7 @@ def server(repository: Path) -> Iterator[str]:
     """Address of the documented command, on another port."""
     enrol()
     port = free_port()
-    (command,) = re.findall(r"^    (mlflow models serve .+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    (command,) = re.findall(r"^(mlflow models serve .+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     words = command.replace("5001", str(port)).split()
     folder = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}

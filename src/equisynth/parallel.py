@@ -113,7 +113,8 @@ def _join(scheduler: str) -> Any:
         from distributed import Client
     except ModuleNotFoundError:
         raise UserError(
-            f"--scheduler {scheduler}: dask is not installed; pip install 'equisynth[cluster]', or leave it out"
+            f"--scheduler {scheduler}: dask is not installed; pip install '.[cluster]' in the repository, or leave it "
+            "out"
         ) from None
     try:
         client = Client(scheduler, timeout=SECONDS, set_as_default=False)

@@ -14,7 +14,7 @@ from equisynth.model import WEIGHTS
 from equisynth.params import dataset_of, read
 from equisynth.registry import version_numbers
 from equisynth.stages.register import describe, enrol
-from equisynth.tracking import find_run, log_evaluation, log_files, run_of
+from equisynth.tracking import find_run, log_details, log_evaluation, log_files, run_of
 
 
 def run(experiments: Sequence[str] = ()) -> None:
@@ -74,6 +74,8 @@ def restore(experiment: str) -> str:
     done += [f"{values} values of the evaluation logged"] if values else []
     pictures = log_files(run_id, Path("reports/pictures") / experiment, missing_only=True)
     done += [f"{pictures} pictures logged"] if pictures else []
+    if (Path("reports/evaluation") / f"{experiment}.json").is_file():
+        log_details(run_id, experiment)
     before = version_numbers(dataset)
     result = enrol(experiment, run_id)
     done += [] if result.version in before else [f"version {result.version} registered"]

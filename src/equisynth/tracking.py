@@ -45,6 +45,8 @@ POLL = 1.0
 """Seconds between two looks at another process."""
 PICTURES = "pictures"
 """Folder of a run's artifacts that holds its pictures."""
+DETAILS = "evaluation"
+"""Folder of a run's artifacts that holds its evaluation as JSON, pooled and per case."""
 
 
 class TrainingRun:
@@ -209,6 +211,11 @@ def log_evaluation(run_id: str, evaluation: Mapping[str, Any]) -> int:
     for key, text in changed.items():
         client.set_tag(run_id, key, text)
     return len(new) + len(changed)
+
+
+def log_details(run_id: str, experiment: str) -> None:
+    """Copies an evaluation with its numbers per case, and the errors' volumes' names, to the run's artifacts."""
+    open_store().log_artifact(run_id, str(Path("reports/evaluation") / f"{experiment}.json"), DETAILS)
 
 
 def log_files(run_id: str, folder: Path, into: str = PICTURES, missing_only: bool = False) -> int:

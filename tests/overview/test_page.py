@@ -124,6 +124,18 @@ def test_versions_can_be_pulled_by_a_copied_command(reader: Reader) -> None:
     assert "equisynth predict input.nii.gz --model models:/ixi/1 --output synthesised.nii.gz" in commands
 
 
+def test_only_the_last_version_that_was_promoted_is_the_champion(tmp_path: Path) -> None:
+    """What was found when an earlier version was registered still says that it became the champion then."""
+    tree = overview_example.make_reports(tmp_path)
+    for path in sorted((tmp_path / "reports/registry").iterdir()):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"champion": True}))
+    assert len(list((tmp_path / "reports/registry").iterdir())) > 1
+    page = to_html(collect(tree, tmp_path / "reports"))
+    (row,) = [row for row in page.split("<tr>") if "@champion" in row and "models:/ixi/" in row]
+    versions = [json.loads(path.read_text())["version"] for path in (tmp_path / "reports/registry").iterdir()]
+    assert f"models:/ixi/{max(versions)}<" in row
+
+
 def test_curves_mark_the_best_epoch(page: str) -> None:
     assert "best epoch of A validation" in page
 

@@ -309,6 +309,14 @@ def test_wrong_settings_are_named(change: dict[str, Any], message: str) -> None:
         read_settings(tree | {"scale": "demo", "evaluation": {"split": "test"} | change})
 
 
+@pytest.mark.parametrize("scale", ["demo", "paper"])
+def test_what_is_left_out_stays_so_at_every_scale(scale: str) -> None:
+    tree = read(PARAMS)
+    tree |= {"scale": scale, "evaluation": tree["evaluation"] | {"registered": None, "full_valid": None}}
+    settings = read_settings(tree)
+    assert (settings.registered, settings.full_valid) == (None, None)
+
+
 def test_left_out_they_are_not_measured(heads: PreparedDataset, monkeypatch: Any) -> None:
     counter = Counter(monkeypatch, elastix, "register")
     Path("params.yaml").write_text(yaml.safe_dump(read(PARAMS) | {"evaluation": {"registered": None}}))

@@ -244,13 +244,20 @@ def test_masks_of_a_case_are_respected(places: Path) -> None:
 def test_fid_has_the_names_that_dvc_and_mlflow_show() -> None:
     details = {
         "validate": {"computed": False}, "test": {"pooled": {"mae": 1.0, "nmi": None}}, "references": {},
-        "fid": {"computed": True, "axis0": {"value": 3.5}, "axis2": {"value": 4.5}, "weights_sha256": "x"},
+        "fid": {
+            "computed": True,
+            "axis0": {"value": 3.5, "images": 2100},
+            "axis2": {"value": 4.5, "images": 90, "warning": "only 90 images"},
+            "weights_sha256": "x",
+        },
     }  # fmt: skip
     assert evaluate.summary(details) == {
         "test": {"mae": 1.0},
         "fid/axis0": 3.5,
         "fid/axis2": 4.5,
-        "fid": {"computed": True, "weights_sha256": "x"},
+        "fid/axis0_images": 2100,
+        "fid/axis2_images": 90,
+        "fid": {"computed": True, "weights_sha256": "x", "warning": "only 90 images"},
     }
 
 

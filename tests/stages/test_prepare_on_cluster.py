@@ -110,5 +110,5 @@ def test_workers_of_several_threads() -> None:
 
 def test_without_dask(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(UserError, match=r"dask is not installed; pip install 'equisynth\[cluster\]'"):
+    with pytest.raises(UserError, match=r"dask is not installed; pip install '\.\[cluster\]'"):
         Workers(1, "tcp://127.0.0.1:8786").__enter__()

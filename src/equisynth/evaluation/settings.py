@@ -58,7 +58,8 @@ def read_settings(tree: Tree, options: Options | None = None) -> EvaluationSetti
         if name not in tree["scales"]:
             known = ", ".join(tree["scales"])
             raise UserError(f"params.yaml: evaluation.{SCALES}: found {name!r}, expected one of: {known}")
-    over = scales.get(scale) or {}
+    # what is left out stays so: a scale says how, not whether
+    over = {key: value for key, value in (scales.get(scale) or {}).items() if section.get(key, value) is not None}
     layers: list[tuple[str, Tree]] = [("evaluation", section), (f"evaluation.{SCALES}.{scale}", over)]
     merged = merge(*(layer for _, layer in layers))
     for name, value in (options or {}).items():

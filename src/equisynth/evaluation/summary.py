@@ -21,8 +21,12 @@ def summary(details: Mapping[str, Any]) -> dict[str, Any]:
         metrics["reference"] = {"lookup_table": {key: table[key] for key in ("mae", "ssim") if table[key] is not None}}
     found = details["fid"]
     if found["computed"]:
-        metrics |= {f"fid/{key}": value["value"] for key, value in found.items() if isinstance(value, Mapping)}
+        cuts = {key: value for key, value in found.items() if isinstance(value, Mapping)}
+        metrics |= {f"fid/{key}": value["value"] for key, value in cuts.items()}
+        metrics |= {f"fid/{key}_images": value["images"] for key, value in cuts.items()}
         metrics["fid"] = {"computed": True, "weights_sha256": found["weights_sha256"]}
+        warning = next((value["warning"] for value in cuts.values() if "warning" in value), None)
+        metrics["fid"] |= {"warning": warning} if warning else {}
     else:
         metrics["fid"] = {"computed": False, "reason": found["reason"].split(" and ")[0]}  # whole in the details
     return {key: value for key, value in metrics.items() if value != {}}

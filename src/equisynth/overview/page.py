@@ -130,12 +130,16 @@ def _section(dataset: Dataset) -> str:
 
 def _models_card(dataset: Dataset) -> str:
     rows = []
+    promoted = [
+        found.registered for found in dataset.experiments if found.registered and found.registered.get("champion")
+    ]
+    champion = max((int(version["version"]) for version in promoted if "version" in version), default=None)
     for found in dataset.experiments:
         version = found.registered
         if not version or "name" not in version or "version" not in version:
             continue
         uri = f"models:/{version['name']}/{version['version']}"
-        is_champion = version.get("champion") is True
+        is_champion = int(version["version"]) == champion  # an older one was the champion until this one came
         alias = f' <span class="tag best">@{e(version.get("alias", "champion"))}</span>' if is_champion else ""
         suffix = ".nii.gz" if dataset.n_dims == 3 else ".tif"
         command = f"equisynth predict input{suffix} --model {uri} --output synthesised{suffix}"

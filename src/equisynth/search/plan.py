@@ -56,6 +56,11 @@ class Plan:
         """The objective in words."""
         return self.objective + (" (oracle: uses the aligned label)" if self.objective == ALIGNED else "")
 
+    @property
+    def short_label(self) -> str:
+        """The objective, marked where it uses what real pairs lack."""
+        return self.objective + (" (oracle)" if self.objective == ALIGNED else "")
+
     def settings(self, parameters: Mapping[str, Any]) -> Settings:
         """Of a trial."""
         return trial_settings(self.tree, self.experiment, self.options, parameters)

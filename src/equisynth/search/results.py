@@ -108,11 +108,11 @@ def words(plan: Plan, found: Entry) -> list[str]:
             continue
         spread = "" if entry["spread"] is None else f", spread {entry['spread']:.3g}"
         folds = "" if entry["feasible"] else "; folds too much"
-        mean = f"{plan.objective} {entry['mean']:.6g} over {seeds}{spread}"
+        mean = f"{plan.short_label} {entry['mean']:.6g} over {seeds}{spread}"
         lines.append(f"confirmed: trial {entry['number']}, {mean} (searched: {entry['searched_value']:.6g}){folds}")
     best = chosen(found)
     if best is not None:
-        lines.append(f"best: trial {best['number']}, {plan.objective} {value_of(best):.6g}")
+        lines.append(f"best: trial {best['number']}, {plan.short_label} {value_of(best):.6g}")
         lines += [f"  {key}: {shown(value)}" for key, value in best["parameters"].items()]
     return lines
 

@@ -87,7 +87,7 @@ def _finish(plan: Plan, study: Study, apply: bool) -> dict[str, Any]:
     client = open_store()
     found = results.summary(plan, study.get_trials(), confirming.confirmations(confirming.confirmation(plan)))
     write_json(REPORTS / f"{plan.experiment}.json", found)
-    draw(study, REPORTS / plan.experiment, plan.objective)
+    draw(study, REPORTS / plan.experiment, plan.short_label)
     log_files(plan.parent, REPORTS / plan.experiment, "search")
     best_entry = results.chosen(found)
     if best_entry is None:

@@ -128,7 +128,7 @@ def _database(url: str) -> BaseStorage:
         try:
             return RDBStorage(url)
         except ImportError:
-            advice = "pip install 'equisynth[search]', or name an installed driver"
+            advice = "pip install '.[search]' in the repository, or name an installed driver"
             driver = make_url(url).drivername
             raise UserError(f"{FILE}: search.storage: the driver of {driver} is not installed; {advice}") from None
         except (ArgumentError, SQLAlchemyError, StorageInternalError, RuntimeError) as error:

@@ -18,7 +18,7 @@ from equisynth.predictions import read_prediction
 from equisynth.report import CasePictures, draw_case, draw_curves, draw_deformation, to_html, to_png
 from equisynth.stages import panels
 from equisynth.store import flatten
-from equisynth.tracking import log_files, run_of
+from equisynth.tracking import log_details, log_files, run_of
 
 SPLIT = "test"
 CASES = 3
@@ -67,7 +67,9 @@ def run(experiment: str) -> None:
     drawn = Path("reports/panels") / experiment
     there = [path for path in beside if path.is_file()]
     panels.write(settings, dataset, Path("predictions") / experiment, details, drawn, there)
-    log_files(run_of(experiment), out)
+    run_id = run_of(experiment)
+    log_files(run_id, out)
+    log_details(run_id, experiment)
 
 
 def read_sheet(dataset: str) -> bytes:
