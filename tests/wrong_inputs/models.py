@@ -259,7 +259,7 @@ ENTRIES = (
         records=("mlflow.db",),
     ),
     # the search
-    _search("search space empty", "an empty search space", "space", {}, "search.space", "{}", "at least 1"),
+    _search("search space empty", "an empty search space", "space", {}, "search.space", "{}", "at least one key"),
     _search(
         "search key",
         "a searched key that does not exist",
@@ -345,7 +345,14 @@ ENTRIES = (
     _search("search folding", "a share of folded voxels above 1", "max_folded_share", 2, "max_folded_share", "2"),
     _search("search seeds", "no fresh seeds to confirm with", "confirm_seeds", 0, "search.confirm_seeds", "0", "1"),
     _search("search seed", "a negative seed of the search", "seed", -1, "search.seed", "-1"),
-    _search("search no choices", "an empty list of choices", "space", {"batch_size": {"choices": []}}, "batch_size"),
+    _search(
+        "search no choices",
+        "an empty list of choices",
+        "space",
+        {"batch_size": {"choices": []}},
+        "batch_size",
+        "at least one choice",
+    ),
     _search(
         "search of seeds",
         "a search of seeds",

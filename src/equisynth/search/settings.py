@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from equisynth.config import Count, Strict
 
@@ -22,8 +22,11 @@ class Interval(Strict):
     @model_validator(mode="before")
     @classmethod
     def _from_pair(cls, content: Any) -> Any:
-        pair = isinstance(content, list | tuple) and len(content) == 2
-        return {"low": content[0], "high": content[1]} if pair else content
+        if isinstance(content, list | tuple) and len(content) == 2:
+            return {"low": content[0], "high": content[1]}
+        if not isinstance(content, dict | Interval):
+            raise ValueError("expected [low, high], {low, high, log} or {choices: [...]}")
+        return content
 
     @model_validator(mode="after")
     def _ordered(self) -> Interval:
@@ -37,10 +40,25 @@ class Interval(Strict):
 class Choices(Strict):
     """One of several values."""
 
-    choices: tuple[str | bool | int | float | None, ...] = Field(min_length=1)  # one of these values
+    choices: tuple[str | bool | int | float | None, ...]  # one of these values
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Choices:
+        if not self.choices:
+            raise ValueError("expected at least one choice")
+        return self
 
 
-Space = dict[str, Interval | Choices]
+def _kind(content: Any) -> str:
+    """Which of both is meant, so that a mistake is told of that one."""
+    chooses = isinstance(content, Choices) or (isinstance(content, dict) and "choices" in content)
+    return (Choices if chooses else Interval).__name__
+
+
+Values = Annotated[
+    Annotated[Interval, Tag(Interval.__name__)] | Annotated[Choices, Tag(Choices.__name__)], Discriminator(_kind)
+]
+Space = dict[str, Values]
 
 
 class SearchSettings(Strict):
@@ -63,7 +81,7 @@ class SearchSettings(Strict):
         storage: URL of a database that several machines share; null: a journal file here.
     """
 
-    space: Space = Field(min_length=1)
+    space: Space
     sampler: Literal["tpe", "gp", "random"] = "tpe"
     pruner: Literal["median", "halving", "none"] = "median"
     startup_trials: Count = 5
@@ -75,3 +93,10 @@ class SearchSettings(Strict):
     confirm_seeds: Count = 2
     storage: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0  # of the sampler
+
+    @field_validator("space")
+    @classmethod
+    def _not_empty(cls, space: Space) -> Space:
+        if not space:
+            raise ValueError("expected at least one key to search")
+        return space
