@@ -35,7 +35,7 @@ HEAD = """# Wrong inputs
 What happens when something is wrong: one line that says what, exit code 2, and nothing half-written. Each row was tried
 by `tests/test_wrong_inputs.py`, which also wrote this page (`make wrong-inputs`); do not edit it by hand. Where a
 training that had begun fails, its MLflow run says so; caches below `.equisynth` may stay.
-What a server answers to wrong requests stands in [serve](how-to/serve.md#the-request).
+What a server answers to wrong requests stands in [serve](how-to/serve.md#wrong-requests).
 """
 LONGEST = 280
 """Characters of a line that the page shows."""
