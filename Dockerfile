@@ -35,7 +35,7 @@ RUN pip install --no-deps .
 
 FROM dependencies AS pipeline-build
 # hadolint ignore=DL3013
-RUN pip install ".[pipeline,search,cluster]" && pip uninstall --yes equisynth
+RUN pip install ".[pipeline]" && pip uninstall --yes equisynth
 WORKDIR /home/equisynth/pipeline
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
