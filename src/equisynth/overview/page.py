@@ -153,6 +153,8 @@ def _models_card(dataset: Dataset) -> str:
         return ""
     return card(
         "Registered versions",
+        '<p class="muted">The champion had the least error on the validation split when it was registered; test cases '
+        "may say otherwise.</p>"
         '<div class="scroll"><table class="models"><thead><tr><th scope="col">Experiment</th>'
         '<th scope="col">Version</th><th scope="col">Champion?</th><th scope="col">Use it</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>",
