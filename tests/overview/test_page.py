@@ -136,6 +136,19 @@ def test_only_the_last_version_that_was_promoted_is_the_champion(tmp_path: Path)
     assert f"models:/ixi/{max(versions)}<" in row
 
 
+def test_the_card_compares_with_the_best_reference(tmp_path: Path) -> None:
+    """A linear map may be better than a lookup table: the model must beat that, too."""
+    tree = overview_example.make_reports(tmp_path)
+    for path in (tmp_path / "reports/evaluation").iterdir():
+        found = json.loads(path.read_text())
+        worse, better = {"mae": 1e3}, {"mae": 1e-6}
+        found["references"] = {"lookup_table": worse, "linear_fit": better, "mean_label": worse}
+        path.write_text(json.dumps(found))
+    page = to_html(collect(tree, tmp_path / "reports"))
+    assert "<strong>not better than</strong> the best linear fit (" in page
+    assert "better than</strong> the best lookup table" not in page
+
+
 def test_curves_mark_the_best_epoch(page: str) -> None:
     assert "best epoch of A validation" in page
 

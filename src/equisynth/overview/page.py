@@ -8,10 +8,11 @@ from importlib.resources import files
 from typing import Any
 
 from equisynth.compare import Measure, number
+from equisynth.evaluation.names import ABSOLUTE_ERRORS
 from equisynth.overview.content import SPLITS, Dataset, Experiment, Overview
 from equisynth.overview.curves import card_of_cases, card_of_curves
 from equisynth.overview.images import card_of_extremes, card_of_viewer, viewer_data
-from equisynth.overview.results import card_of_results, differences
+from equisynth.overview.results import REFERENCES, card_of_results, differences
 from equisynth.overview.words import (
     SPLIT_NAMES,
     badge,
@@ -94,16 +95,26 @@ def _glance(dataset: Dataset) -> str:
         f'<a class="card" href="#{identifier(dataset.name)}"><h2>{e(dataset.name)}</h2>'
         f'<p class="figure">{value}</p><p class="of">{e(full_title(measure))}{unit_text(measure, dataset, " · ")}</p>'
         f'<p class="who">{who}</p><p class="muted">{"the only model evaluated" if only else "best"} on the test cases'
-        f"{_against_table(dataset, best, measure)}</p></a>"
+        f"{_against_references(best, measure)}</p></a>"
     )
 
 
-def _against_table(dataset: Dataset, best: Experiment, measure: Measure) -> str:
-    value = best.references.get("lookup_table", {}).get(measure.name) if best.reference_split == "test" else None
-    if value is None:
+def _against_references(best: Experiment, measure: Measure) -> str:
+    """Compared with the best of what knows no anatomy, by the measure shown or else by one that both have."""
+    if best.reference_split != "test":
         return ""
-    is_better = (measure.badness(best.pooled["test"][measure.name]) or 0.0) < (measure.badness(value) or 0.0)
-    return f"; {'better than' if is_better else '<strong>not better than</strong>'} a lookup table ({number(value)})"
+    for name in dict.fromkeys([measure.name, *ABSOLUTE_ERRORS]):
+        own, found = best.pooled["test"].get(name), {key: values.get(name) for key, values in best.references.items()}
+        values = {key: value for key, value in found.items() if value is not None and key in REFERENCES}
+        if own is None or not values:
+            continue
+        other = Measure(name)
+        reference = min(values, key=lambda key: other.badness(values[key]) or 0.0)
+        is_better = (other.badness(own) or 0.0) < (other.badness(values[reference]) or 0.0)
+        by = "" if name == measure.name else f" by {e(full_title(other))} {number(own)}"
+        words = "better than" if is_better else "<strong>not better than</strong>"
+        return f";{by} {words} the best {REFERENCES[reference]} ({number(values[reference])})"
+    return ""
 
 
 def _section(dataset: Dataset) -> str:
