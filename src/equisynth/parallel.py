@@ -80,6 +80,7 @@ class Workers:
         from distributed import as_completed
 
         ready, told, looked = as_completed(futures, loop=self._client.loop), False, time.monotonic()
+        del futures  # what is not kept, the cluster forgets
         while not ready.is_empty():
             if ready.has_ready():
                 yield next(ready)

@@ -214,7 +214,7 @@ def log_evaluation(run_id: str, evaluation: Mapping[str, Any]) -> int:
 
 
 def log_details(run_id: str, experiment: str) -> None:
-    """Copies an evaluation with its numbers per case, and the errors' volumes' names, to the run's artifacts."""
+    """Copies an experiment's evaluation, pooled and per case, to the run's artifacts."""
     open_store().log_artifact(run_id, str(Path("reports/evaluation") / f"{experiment}.json"), DETAILS)
 
 
